@@ -1,0 +1,134 @@
+"""Decode image files: any format of Pillow to upright 8-bit RGB."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageCms
+
+from dinotrain.data.source import BrokenImage
+
+EXTENSIONS: tuple[str, ...] = (
+    *(".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".icns", ".ico", ".im", ".j2k", ".jfif", ".jp2", ".jpe"),
+    *(".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".qoi"),
+    *(".ras", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm"),
+)
+"""File names that are taken for images; what a file really is, its first bytes say."""
+
+_ORIENTATION_TAG = 0x0112
+_WHITE = (255, 255, 255)
+
+
+def read_image(path: str | bytes, *, min_size: int = 1) -> UInt8[np.ndarray, "H W 3"]:
+    """Read and decode one file; arguments and errors as `decode`."""
+    try:
+        # Only regular files: opening a pipe would wait for ever.
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise BrokenImage("is a folder" if stat.S_ISDIR(mode) else "not a regular file")
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise BrokenImage(_line(error.strerror or error)) from error
+    return decode(data, min_size=min_size)
+
+
+def decode(data: bytes, *, min_size: int = 1) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode the bytes of an image file.
+
+    The EXIF orientation is applied. Transparency is composited over white. Of an animation the first frame is taken.
+    16-bit grey is divided by 257 (65535 -> 255); 32-bit integer grey likewise where it lies within 16 bits, else, as
+    floating-point grey, it is stretched from its least to its greatest finite value.
+
+    Args:
+        data: the whole file.
+        min_size: least length of the shorter side, in pixels.
+
+    Raises:
+        BrokenImage: not an image, cut short, too many pixels (Pillow's limit of twice `Image.MAX_IMAGE_PIXELS`),
+            or smaller than min_size.
+    """
+    if not data:
+        raise BrokenImage("empty file")
+    # Pillow's plugins raise nearly every type of error on damaged files, and warn about harmless faults.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                _check_size(image.size, min_size)
+                image.load()
+                return _upright(_pixels(image), _orientation(image))
+    except (BrokenImage, MemoryError):
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise BrokenImage("not an image in any format that Pillow reads") from error
+    except Image.DecompressionBombError as error:
+        raise BrokenImage(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels") from error
+    except Exception as error:
+        raise BrokenImage(_line(error)) from error
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _check_size(size: tuple[int, int], min_size: int) -> None:
+    width, height = size
+    if min(width, height) < min_size:
+        raise BrokenImage(f"{width}x{height} px, smaller than a patch (data.min_size is {min_size})")
+
+
+def _pixels(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """Decoded image of any mode -> RGB, not yet turned."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return np.repeat(_grey_levels(np.asarray(image))[:, :, None], 3, axis=2)
+    if image.mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return np.array(ImageCms.profileToProfile(image, *profiles, outputMode="RGB"))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, _WHITE)
+        canvas.paste(rgba, mask=rgba.getchannel("A"))
+        return np.array(canvas)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _grey_levels(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
+    """Grey values of more than 8 bits -> 8 bits, rounded to nearest."""
+    if values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 65535:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    values = values.astype(np.float64)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.zeros(values.shape, np.uint8)
+    low, high = values[finite].min(), values[finite].max()
+    stretched = (np.where(finite, values, low) - low) * (255 / (high - low) if high > low else 0)
+    return np.rint(stretched).astype(np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1..8. Asked after loading: some formats keep it behind the pixels, or apply it themselves."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged metadata don't make the pixels worse
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(pixels: UInt8[np.ndarray, "H W 3"], orientation: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Undo the camera's orientation (EXIF 2.32, tag 0x0112)."""
+    if orientation == 1:
+        return pixels
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    # What remains after the transposition is a mirroring of columns, rows or both.
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
