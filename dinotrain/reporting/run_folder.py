@@ -1,0 +1,138 @@
+"""Everything a report is made of, read from a run folder; whatever is missing or damaged is left out."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Row = dict[str, Any]
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run as its folder tells it."""
+
+    path: Path
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Rows of `metrics.jsonl`; lines that can't be read are passed over."""
+        return [row for line in _text(self.path / "metrics.jsonl").splitlines() if (row := _object(line))]
+
+    @cached_property
+    def results(self) -> Row:
+        return _object(_text(self.path / "results.json"))
+
+    @cached_property
+    def environment(self) -> Row:
+        return _object(_text(self.path / "environment.json"))
+
+    @cached_property
+    def config_text(self) -> str:
+        return _text(self.path / "config.yaml")
+
+    @cached_property
+    def config(self) -> Row:
+        try:
+            found = yaml.safe_load(self.config_text)
+        except yaml.YAMLError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(name, reason) of every image that could not be read."""
+        lines = _text(self.path / "skipped.txt").splitlines()
+        return [(name, reason) for name, _, reason in (line.partition("\t") for line in lines) if name]
+
+    @cached_property
+    def pictures(self) -> dict[str, list[Path]]:
+        """Pictures of each kind, oldest first: `<kind>_<step>.png`."""
+        kinds: dict[str, list[Path]] = {}
+        for path in sorted(self.path.glob("pictures/*.png"), key=lambda path: (picture_step(path) or 0, path.name)):
+            kinds.setdefault(re.sub(r"_\d+$", "", path.stem), []).append(path)
+        return kinds
+
+    @property
+    def name(self) -> str:
+        return str(self.config.get("name") or self.path.resolve().name)
+
+    @property
+    def step(self) -> int:
+        """The last step on record."""
+        steps = [row["step"] for row in self.rows if isinstance(row.get("step"), int)]
+        return max([*steps, int(self.results.get("steps") or 0)])
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps that the run was to have."""
+        return self.setting("optim", "steps")
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of training up to the last record."""
+        return self.results.get("seconds") or self.latest("time")
+
+    @property
+    def finished(self) -> bool:
+        # A report made again while a finished run's folder is used further goes by the rows, too.
+        return bool(self.results.get("finished")) and (self.total_steps is None or self.step >= self.total_steps)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last thing on record is an orderly stop."""
+        events = [row["event"] for row in self.rows if row.get("event")]
+        return bool(events) and events[-1] == "interrupted" and not self.finished
+
+    @property
+    def chance(self) -> float | None:
+        """ln K of the DINO head: the loss of a network that tells nothing apart."""
+        prototypes = self.setting("method", "dino_head", "num_prototypes")
+        return math.log(prototypes) if isinstance(prototypes, int | float) and prototypes > 1 else None
+
+    def setting(self, *keys: str) -> Any:
+        """A value of the configuration; None if it has no such key."""
+        value: Any = self.config
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def latest(self, key: str) -> Any:
+        """The last value of a key that is not null: of the results, else of the rows."""
+        if self.results.get(key) is not None:
+            return self.results[key]
+        return next((row[key] for row in reversed(self.rows) if row.get(key) is not None), None)
+
+    def points(self, key: str, over: str = "step") -> Points:
+        """(step or time, value) of every row that has a finite number for a key."""
+        pairs = [(row.get(over), row.get(key)) for row in self.rows]
+        return [(x, y) for x, y in pairs if isinstance(x, int | float) and isinstance(y, int | float)]
+
+
+def picture_step(path: Path) -> int | None:
+    """The step in a picture's name."""
+    found = re.search(r"_(\d+)$", path.stem)
+    return int(found.group(1)) if found else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _object(text: str) -> Row:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

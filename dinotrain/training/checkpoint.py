@@ -1,0 +1,169 @@
+"""Checkpoints: saved in the background, complete or absent, checked when read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+
+from dinotrain.distributed.world import World
+from dinotrain.training.state import TrainState
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_NAME = re.compile(r"step_(\d+)")
+
+
+class Checkpointer:
+    """The checkpoints of one run: `step_<n>/` folders in torch's distributed format, with a manifest of checksums.
+
+    A checkpoint is written to a folder with another name, which gets its own when all is on disk; so a save that was
+    cut off is never taken for a checkpoint.
+
+    Args:
+        folder: shared by all processes.
+        keep_last: how many of the newest to keep, at least 1.
+        keep_every: keep those whose step is a multiple of this for good; None for none.
+        config: the resolved configuration, stored with each checkpoint.
+    """
+
+    def __init__(
+        self, folder: Path, world: World, *, keep_last: int, keep_every: int | None = None, config: str = ""
+    ) -> None:
+        if keep_last < 1:
+            raise ValueError(f"checkpoint.keep_last: got {keep_last}, expected at least 1")
+        if keep_every is not None and keep_every < 1:
+            raise ValueError(f"checkpoint.keep_every: got {keep_every}, expected at least 1, or null")
+        self.folder, self.world = folder, world
+        self.keep_last, self.keep_every, self.config = keep_last, keep_every, config
+        # The save runs beside the training, which would mix up its messages with those of a shared group.
+        self._group: Any = dist.new_group(backend="gloo")
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self.saved_step: int | None = None
+        if world.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.glob("*.tmp"):
+                shutil.rmtree(leftover)
+        world.barrier()
+
+    def save(self, state: TrainState) -> None:
+        """Start saving; returns when the state is copied, raises here what went wrong in the save before."""
+        self.wait()
+        target = self.folder / f"step_{state.step:08d}"
+        if target.exists():
+            return
+        partial = target.with_suffix(".tmp")
+        future: Any = dcp.async_save(state.tensors(), checkpoint_id=partial, process_group=self._group)
+        self._thread = threading.Thread(target=self._finish, args=(future, partial, target, state.numbers()))
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the save under way, if any, is complete on all processes."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise RuntimeError(f"a checkpoint could not be written to {self.folder}: {error}") from error
+
+    def _finish(self, future: Any, partial: Path, target: Path, numbers: dict) -> None:
+        try:
+            future.result()
+            mine = {path.name: _checksum(path) for path in partial.glob(f"__{self.world.rank}_*.distcp")}
+            files: list[Any] = [None] * self.world.size
+            dist.all_gather_object(files, mine, group=self._group)
+            if self.world.main:
+                self._publish(partial, target, {name: check for part in files for name, check in part.items()}, numbers)
+            dist.barrier(group=self._group)
+            self.saved_step = numbers["step"]
+        except BaseException as error:  # told to the training loop by the next wait()
+            self._error = error
+
+    def _publish(self, partial: Path, target: Path, files: dict, numbers: dict) -> None:
+        files[".metadata"] = _checksum(partial / ".metadata")
+        (partial / "config.yaml").write_text(self.config)
+        manifest = {"format": FORMAT, "world_size": self.world.size, "numbers": numbers, "files": files}
+        _write_durably(partial / MANIFEST, json.dumps(manifest, indent=1))
+        os.replace(partial, target)
+        _sync_folder(self.folder)
+        for path in self.surplus():
+            shutil.rmtree(path)
+
+    def surplus(self) -> list[Path]:
+        """Checkpoints that are neither among the newest nor kept for good."""
+        older = complete_checkpoints(self.folder)[: -self.keep_last]
+        return [path for path in older if self.keep_every is None or checkpoint_step(path) % self.keep_every]
+
+    def load(self, path: Path, state: TrainState) -> None:
+        """Restore `state` in place from a checkpoint, written by any number of processes.
+
+        Raises:
+            ValueError: if a file is missing or damaged, or the networks are not those of the checkpoint.
+        """
+        manifest = json.loads((path / MANIFEST).read_text())
+        self._verify(path, manifest["files"])
+        tensors = state.tensors()
+        try:
+            dcp.load(tensors, checkpoint_id=path)
+        except CheckpointException as error:
+            reasons = {str(reason[0]) for reason in error.failures.values()}
+            raise ValueError(f"{path} does not fit this run: {'; '.join(sorted(reasons))}") from error
+        state.method.load_state_dict(tensors["method"])
+        state.set_numbers(manifest["numbers"])
+
+    def _verify(self, path: Path, files: dict) -> None:
+        mine = sorted(files)[self.world.rank :: self.world.size]
+        damaged = [name for name in mine if not (path / name).exists() or _checksum(path / name) != files[name]]
+        found = sorted(name for part in self.world.gather(damaged) for name in part)
+        if found:
+            raise ValueError(
+                f"checkpoint {path} is damaged ({', '.join(found)} missing or changed since it was written): "
+                "remove that folder to go on from the one before"
+            )
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """All complete checkpoints in a folder, oldest first."""
+    found = [path for path in folder.glob("step_*") if _NAME.fullmatch(path.name) and (path / MANIFEST).exists()]
+    return sorted(found, key=checkpoint_step)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The number of updates that the checkpoint in `path` holds."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path} is not a checkpoint: expected a folder named step_<number>")
+    return int(match.group(1))
+
+
+def _checksum(path: Path) -> dict:
+    crc, size = 0, 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 24):
+            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+    return {"bytes": size, "crc32": crc}
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,38 @@
+"""Being asked to stop: finish the step, save, leave; a second Ctrl-C leaves at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+ECHO_SECONDS = 2.0
+"""torchrun passes a Ctrl-C on to processes that the terminal has sent it to already."""
+
+
+class Interrupt:
+    """Context in which SIGTERM and SIGINT set `requested` instead of ending the process."""
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._since = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        echo = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._since < ECHO_SECONDS
+        if self.requested is not None and number == signal.SIGINT and not echo:
+            os.write(2, b"\nstopped at once; the last complete checkpoint stays\n")
+            os._exit(130)
+        if self.requested is None:
+            self.requested, self._since = signal.Signals(number).name, time.monotonic()
