@@ -1,0 +1,62 @@
+"""What a run says of itself before it starts."""
+
+from __future__ import annotations
+
+from dinotrain.commands.assembly import Plan
+from dinotrain.commands.settings import Settings
+from dinotrain.distributed.world import World
+from dinotrain.models.attention import available_backends
+from dinotrain.training.state import TrainState
+
+
+def banner(settings: Settings, plan: Plan, state: TrainState, world: World) -> list[tuple[str, str]]:
+    """(name, value) pairs: data, batch, schedule, size, parallel plan, precision, where it goes."""
+    config, recipe, source = settings.config, settings.recipe, settings.source
+    epochs = recipe.steps * recipe.global_batch / len(source)
+    rule = {"none": "as given", "sqrt": "sqrt rule", "linear": "linear rule"}[recipe.lr_rule]
+    labels = "no labels" if source.labels is None else f"{len(set(source.labels.tolist()))} classes (for k-NN only)"
+    return [
+        ("run", f"{config.name} in {settings.run_dir}"),
+        ("data", f"{len(source):,} images, {labels}"),
+        (
+            "steps",
+            f"{recipe.steps:,}: {epochs:,.1f} epochs of {len(source) / recipe.global_batch:,.1f} steps",
+        ),
+        (
+            "global batch",
+            f"{recipe.global_batch} = {world.size} process{'es' * (world.size > 1)} x {plan.micro_batch}"
+            f" x {plan.accumulation} accumulated",
+        ),
+        ("learning rate", f"{recipe.lr:.3g} at the peak ({recipe.base_lr:g} at {recipe.lr_reference_batch}, {rule})"),
+        ("tokens per step", f"{tokens_per_step(settings):,}"),
+        ("parameters", _parameters(state)),
+        ("sharding", _sharding(settings, world)),
+        ("precision", f"{plan.precision}, master weights fp32"),
+        ("attention", f"{plan.attention} (available here: {', '.join(available_backends(world.device))})"),
+        ("data workers", f"{plan.workers} per process"),
+    ]
+
+
+def tokens_per_step(settings: Settings) -> int:
+    """Tokens that the student sees in one step, CLS and registers included."""
+    crops, model = settings.config.crops, settings.config.model
+    extra = 1 + model.num_registers
+
+    def tokens(size: int) -> int:
+        return (size // model.patch_size) ** 2 + extra
+
+    return settings.recipe.global_batch * (2 * tokens(crops.global_size) + crops.num_local * tokens(crops.local_size))
+
+
+def _parameters(state: TrainState) -> str:
+    counts = {name: sum(p.numel() for p in child.parameters()) for name, child in state.student.named_children()}
+    return ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in counts.items())
+
+
+def _sharding(settings: Settings, world: World) -> str:
+    if world.size == 1:
+        return "one process holds everything (FSDP over 1)"
+    size = settings.parallel.shard_size or world.size
+    copies = world.size // size
+    text = f"student, teacher and AdamW state over {size} processes"
+    return text if copies == 1 else f"{text}, {copies} copies (HSDP)"

@@ -1,0 +1,112 @@
+"""The settings that say how a run is carried out, not what it learns; one class for each group of keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """Keys `checkpoint.*`: how often to save, in steps, and what to keep."""
+
+    every: int
+    keep_last: int = 2
+    keep_every: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(1, "checkpoint.every", self.every)
+        _at_least(1, "checkpoint.keep_last", self.keep_last)
+        if self.keep_every is not None:
+            _at_least(1, "checkpoint.keep_every", self.keep_every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions:
+    """Keys `resume.*`: going on with what is in the run folder.
+
+    `checkpoint` names one checkpoint folder instead of the latest; `allow_changes` lets keys of the recipe differ from
+    those the run was started with.
+    """
+
+    enabled: bool = True
+    checkpoint: str | None = None
+    allow_changes: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """Keys `evaluation.*`: k-NN and pictures while training; `every` null for the end only.
+
+    `train_root` and `test_root` are folders with one sub-folder per class; without them the labels of the training
+    source are used, if it has any.
+    """
+
+    every: int | None
+    train_root: str | None = None
+    test_root: str | None = None
+    max_train: int | None = 50_000
+    max_test: int | None = 10_000
+    size: int | None = None
+    crop_fraction: float = 0.875
+    batch: int = 128
+    k: Sequence[int] = (10, 20, 100, 200)
+    temperature: float = 0.07
+    pictures: int = 8
+
+    def __post_init__(self) -> None:
+        if self.every is not None:
+            _at_least(1, "evaluation.every", self.every)
+        _at_least(1, "evaluation.batch", self.batch)
+        if not self.k or min(self.k) < 1:
+            raise ValueError(f"evaluation.k: got {list(self.k)}, expected numbers of neighbours, e.g. [10,20]")
+        if not 0 < self.crop_fraction <= 1:
+            raise ValueError(f"evaluation.crop_fraction: got {self.crop_fraction}, expected a share in (0, 1]")
+        if self.test_root is not None and self.train_root is None:
+            raise ValueError("evaluation.test_root: got a folder without evaluation.train_root, expected both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelOptions:
+    """Keys `parallel.*`: how networks are spread over processes.
+
+    `shard_size`: processes that share one copy of the networks (HSDP beyond them); null for all.
+    """
+
+    shard_size: int | None = None
+    reshard_after_forward: bool = True
+    timeout_minutes: float = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """Keys `runtime.*`: what the step runs on."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
+    attention: Literal["auto", "sdpa", "xformers"] = "auto"
+    compile: bool = False
+    activation_checkpointing: bool = False
+    workers: int | None = None
+    prefetch: int = 4
+    initial_loss_scale: float = 65536.0
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            _at_least(0, "runtime.workers", self.workers)
+        _at_least(1, "runtime.prefetch", self.prefetch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingOptions:
+    """Keys `logging.*`: trackers beside `metrics.jsonl`."""
+
+    wandb: Literal["disabled", "online", "offline"] = "disabled"
+    wandb_project: str = "dinotrain"
+    tensorboard: bool = False
+
+
+def _at_least(least: int, key: str, got: int) -> None:
+    if got < least:
+        raise ValueError(f"{key}: got {got}, expected at least {least}")

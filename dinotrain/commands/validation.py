@@ -1,0 +1,76 @@
+"""Evaluating the teacher while it trains: k-NN on labelled images, and pictures of what it sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dinotrain.commands.options import EvaluationOptions
+from dinotrain.commands.settings import Settings
+from dinotrain.data.folder import FolderSource
+from dinotrain.data.source import BrokenImage, Source
+from dinotrain.distributed.world import World
+from dinotrain.evaluation.features import Preparation, cls_function
+from dinotrain.evaluation.knn_probe import KnnProbe, labelled_split
+from dinotrain.evaluation.pictures import feature_picture, save_picture
+from dinotrain.models.vit import VisionTransformer
+
+
+class Validation:
+    """What is evaluated in a run, and when it is asked for."""
+
+    def __init__(self, settings: Settings, backbone: object, world: World) -> None:
+        config, options, source = settings.config, settings.evaluation, settings.source
+        assert isinstance(backbone, VisionTransformer)
+        self.options, self.backbone, self.world = options, backbone, world
+        self.preparation = Preparation(
+            size=options.size or config.model.image_size,
+            crop_fraction=options.crop_fraction,
+            mean=tuple(config.data.mean),
+            std=tuple(config.data.std),
+        )
+        self.folder = settings.run_dir / "pictures"
+        train, test = labelled_sources(options, source)
+        split = labelled_split(train, test, max_train=options.max_train, max_test=options.max_test)
+        self.probe = split and KnnProbe(
+            split,
+            self.preparation,
+            world,
+            k=options.k,
+            temperature=options.temperature,
+            batch=options.batch,
+        )
+        self.pixels = self._picture_pixels(test or source)
+
+    def baselines(self) -> dict[str, float]:
+        """k-NN of the network as it is before the first step, and of raw pixels."""
+        if self.probe is None:
+            return {}
+        untrained = self.probe.evaluate(cls_function(self.backbone))["knn_top1"]
+        return {"knn_top1_untrained": untrained, "knn_top1_pixels": self.probe.pixels()}
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """k-NN of the teacher; draws the picture of this step."""
+        if self.pixels is not None:
+            picture = feature_picture(self.backbone, self.pixels, self.preparation)
+            if self.world.main:
+                save_picture(picture, self.folder / f"features_{step:08d}.png")
+        return self.probe.evaluate(cls_function(self.backbone)) if self.probe is not None else {}
+
+    def _picture_pixels(self, source: Source) -> torch.Tensor | None:
+        """The images of the pictures: evenly spaced through the source, the same in every run."""
+        images = []
+        for index in np.linspace(0, len(source) - 1, self.options.pictures).round().astype(int):
+            try:
+                images.append(self.preparation.pixels(source.image(int(index))))
+            except BrokenImage:
+                continue
+        return torch.stack(images).to(self.world.device) if images else None
+
+
+def labelled_sources(options: EvaluationOptions, source: Source) -> tuple[Source, Source | None]:
+    """The images to search in and those to classify; None for a part of the former."""
+    if options.train_root is None:
+        return source, source.test()
+    test = FolderSource(root=options.test_root) if options.test_root is not None else None
+    return FolderSource(root=options.train_root), test

@@ -1,0 +1,54 @@
+"""Pre-train a vision transformer without labels.
+
+python -m dinotrain.train +experiment=NAME [key=value ...]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from dinotrain.commands.usage import help_text
+from dinotrain.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status: 0 done or stopped in order, 1 failed, 2 wrong usage."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(help_text())
+        return 0 if words else 2
+    show = "--config" in words
+    overrides = [word for word in words if word != "--config"]
+    unknown = [word for word in overrides if word.startswith("-")]
+    try:
+        if unknown:
+            raise UserError(f"{unknown[0]}: no such option; keys are given as key=value, --help lists the most used")
+        return _run(overrides, show)
+    except UserError as error:
+        rank = os.environ.get("RANK", "0")
+        print(f"error{'' if rank == '0' else f' (process {rank})'}: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped before the first step; nothing to save", file=sys.stderr)
+        return 130
+
+
+def _run(overrides: Sequence[str], show: bool) -> int:
+    from omegaconf import OmegaConf
+
+    from dinotrain.commands.config import compose_config
+
+    config = compose_config("train", overrides)
+    if show:
+        print(OmegaConf.to_yaml(config, resolve=True), end="")
+        return 0
+    from dinotrain.commands.pretrain import pretrain
+
+    pretrain(config)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
