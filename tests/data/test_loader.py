@@ -1,0 +1,316 @@
+"""The loader: the same batches whatever the workers, processes and start; what goes wrong is said in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dinotrain.data.batch import Batch
+from dinotrain.data.crops import MultiCrop
+from dinotrain.data.loader import Loader
+from dinotrain.data.masks import MaskSampler
+from dinotrain.data.order import sample_index, sample_rng
+from dinotrain.data.photometric import Column, augment
+from dinotrain.data.source import BrokenImage, Source
+from dinotrain.errors import UserError
+
+
+class _Source:
+    """Flat pictures whose level is their index; some broken."""
+
+    def __init__(self, length: int = 50, broken: tuple[int, ...] = ()) -> None:
+        self.labels, self.classes = None, None
+        self._length, self._broken = length, broken
+
+    def __len__(self) -> int:
+        return self._length
+
+    def image(self, index: int) -> np.ndarray:
+        if index in self._broken:
+            raise BrokenImage("cut short")
+        return np.full((20, 24, 3), index, np.uint8)
+
+    def name(self, index: int) -> str:
+        return f"picture {index}"
+
+    def test(self) -> None:
+        return
+
+    def fingerprint(self) -> str:
+        return "pictures"
+
+
+class _Crops:
+    """Crops that are the picture's level plus noise; every other flipped."""
+
+    global_size, local_size, num_params = 8, 4, len(Column)
+
+    def __init__(self, num_local: int = 3) -> None:
+        self.num_local = num_local
+
+    def into(
+        self, image: np.ndarray, rng: np.random.Generator, global_out: Tensor, local_out: Tensor, params_out: Tensor
+    ) -> None:
+        for out in (global_out, local_out):
+            noise = torch.from_numpy(rng.integers(0, 100, tuple(out.shape), np.uint8))
+            out.copy_(noise + int(image[0, 0, 0]))
+        params_out.zero_()
+        params_out[:, Column.FIRST : Column.FOURTH + 1] = -1
+        params_out[:, Column.THRESHOLD] = 256
+        params_out[:, Column.FLIP] = torch.from_numpy(rng.integers(0, 2, len(params_out)).astype(np.float32))
+
+
+def _masks(positions: np.ndarray) -> np.ndarray:
+    return np.stack([np.random.default_rng(position).random((2, 4)) < 0.4 for position in positions], axis=1)
+
+
+def _loader(source: Source | None = None, **changes: Any) -> Loader:
+    options: dict[str, Any] = {
+        "crops": _Crops(),
+        "masks": _masks,
+        "global_batch": 8,
+        "micro_batch": 4,
+        "seed": 5,
+    } | changes
+    return Loader(source=source or _Source(), **options)
+
+
+def _take(loader: Loader, count: int) -> list[Batch]:
+    batches = iter(loader)
+    taken = list(islice(batches, count))
+    del batches
+    return taken
+
+
+def _assert_same(first: list[Batch], second: list[Batch]) -> None:
+    assert len(first) == len(second)
+    for one, two in zip(first, second, strict=True):
+        for field, value in vars(one).items():
+            other = getattr(two, field)
+            assert torch.equal(value, other) if isinstance(value, Tensor) else value == other, field
+
+
+def test_form_of_a_batch() -> None:
+    loader = _loader()
+    assert loader.micro_batches == 2
+    batch = next(iter(loader))
+    assert batch.global_crops.shape == (2, 4, 3, 8, 8)
+    assert batch.local_crops.shape == (3, 4, 3, 4, 4)
+    assert batch.global_crops.dtype == torch.float32
+    assert batch.masks.shape == (2, 4, 4)
+    assert torch.equal(batch.mask_indices, batch.masks.flatten().nonzero()[:, 0])
+    counts = batch.masks.sum(-1).flatten()
+    weights = torch.zeros(batch.masks.numel())
+    weights[batch.mask_indices] = batch.mask_weights
+    assert torch.allclose(weights.view(8, 4).sum(-1), (counts > 0).float())
+    assert len(batch.names) == 4
+    assert batch.skipped == ()
+
+
+def test_without_masks_and_local_crops() -> None:
+    batch = next(iter(_loader(masks=None, crops=_Crops(num_local=0))))
+    assert batch.masks.shape == (2, 4, 0)
+    assert batch.mask_indices.shape == batch.mask_weights.shape == (0,)
+    assert batch.local_crops.shape == (0, 4, 3, 4, 4)
+
+
+def test_pixels_are_normalised_views_of_their_sample() -> None:
+    batch = next(iter(_loader(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))))
+    levels = (batch.global_crops * 0.25 + 0.5) * 255
+    for slot, name in enumerate(batch.names):
+        index = int(name.split()[1])
+        assert levels[:, slot].min() >= index - 0.01
+        assert levels[:, slot].max() < index + 100
+
+
+class _Noise(_Source):
+    def image(self, index: int) -> np.ndarray:
+        return np.random.default_rng(index).integers(0, 256, (20, 24, 3), np.uint8)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_with_the_crops_and_masks_of_the_recipe(workers: int) -> None:
+    source = _Noise(30)
+    crops = MultiCrop(global_size=16, local_size=8, num_local=2)
+    masks = MaskSampler(grid=4, group=4, seed=3)
+    batches = _take(_loader(source, crops=crops, masks=masks, seed=3, workers=workers), 4)
+    position = 13
+    index = int(sample_index(position, 30, 3))
+    batch, slot = batches[position // 4], position % 4
+    assert batch.names[slot] == source.name(index)
+    assert np.array_equal(batch.masks.numpy(), masks(np.arange(12, 16)))
+    global_out, local_out = torch.empty(2, 16, 16, 3, dtype=torch.uint8), torch.empty(2, 8, 8, 3, dtype=torch.uint8)
+    params = torch.empty(4, crops.num_params)
+    crops.into(source.image(index), sample_rng(3, position), global_out, local_out, params)
+    statistics = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    assert torch.equal(batch.global_crops[:, slot], augment(global_out, params[:2], **statistics))
+    assert torch.equal(batch.local_crops[:, slot], augment(local_out, params[2:], **statistics))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(workers: int) -> None:
+    source = _Source(broken=(3, 17, 18))
+    _assert_same(_take(_loader(source), 20), _take(_loader(source, workers=workers), 20))
+
+
+def test_processes_share_the_same_samples() -> None:
+    source = _Source(broken=(3, 17))
+    whole = _take(_loader(source, global_batch=24, micro_batch=12), 6)
+    shares = [_take(_loader(source, global_batch=24, micro_batch=6, world_size=2, rank=rank), 6) for rank in (0, 1)]
+    for one, *parts in zip(whole, *shares, strict=True):
+        for field in ("global_crops", "local_crops", "masks"):
+            assert torch.equal(getattr(one, field), torch.cat([getattr(part, field) for part in parts], dim=1))
+        assert one.names == parts[0].names + parts[1].names
+        assert one.skipped == parts[0].skipped + parts[1].skipped
+
+
+def test_micro_batches_share_the_same_samples() -> None:
+    whole = _take(_loader(micro_batch=8), 4)
+    parts = _take(_loader(micro_batch=2), 16)
+    names = [name for batch in whole for name in batch.names]
+    assert names == [name for batch in parts for name in batch.names]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_start_in_the_middle_equals_running_to_it(workers: int) -> None:
+    run = _take(_loader(), 2 * 9)
+    _assert_same(run[2 * 7 :], _take(_loader(start_step=7, workers=workers), 4))
+
+
+def test_every_sample_once_in_an_epoch() -> None:
+    names = [name for batch in _take(_loader(_Source(40)), 20) for name in batch.names]
+    assert len(set(names[:40])) == len(set(names[40:])) == 40
+    assert names[:40] != names[40:]
+
+
+def test_it_stops_before_its_last_step() -> None:
+    assert len(list(_loader(start_step=2, steps=5))) == 6
+    assert list(_loader(start_step=5, steps=5)) == []
+
+
+def test_the_random_state_of_the_process_is_left_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    _take(_loader(), 3)
+    _take(_loader(workers=1), 3)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_broken_samples_are_replaced_and_reported() -> None:
+    broken = (3, 17, 18)
+    whole, clean = _take(_loader(_Source(broken=broken)), 25), _take(_loader(), 25)
+    skipped = [skip for batch in whole for skip in batch.skipped]
+    assert {skip.name for skip in skipped} == {f"picture {index}" for index in broken}
+    assert {skip.reason for skip in skipped} == {"cut short"}
+    for one, other in zip(whole, clean, strict=True):
+        for name, was in zip(one.names, other.names, strict=True):
+            assert (name == was) == (int(was.split()[1]) not in broken)
+            assert int(name.split()[1]) not in broken
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("length", [1, 3, 500])
+def test_nothing_but_broken_samples(length: int, workers: int) -> None:
+    loader = _loader(_Source(length, broken=tuple(range(length))), workers=workers)
+    with pytest.raises(UserError, match=rf"data\.root: {min(length, 33)} images in a row can't be read .*cut short"):
+        next(iter(loader))
+
+
+class _Faulty(_Source):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def image(self, index: int) -> np.ndarray:
+        if index == 20:
+            raise self._error
+        return super().image(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_other_errors_carry_the_name_of_the_sample(workers: int) -> None:
+    with pytest.raises(RuntimeError, match="picture 20: KeyError: 'shard'"):
+        list(_loader(_Faulty(KeyError("shard")), workers=workers, steps=20))
+    with pytest.raises(UserError, match=r"^the disk is full$"):
+        list(_loader(_Faulty(UserError("the disk is full")), workers=workers, steps=20))
+
+
+class _Deadly(_Source):
+    """Its picture 20 ends the worker that reads it."""
+
+    def image(self, index: int) -> np.ndarray:
+        if index == 20:
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().image(index)
+
+
+def test_a_worker_that_dies_is_noticed_and_its_image_named() -> None:
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"runtime\.workers: a data worker died while it read picture 20 ") as caught:
+        list(_loader(_Deadly(), workers=2, steps=20))
+    assert time.monotonic() - start < 20
+    assert "\n" not in str(caught.value)
+
+
+def _child_processes() -> set[int]:
+    with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as children:
+        return {int(pid) for pid in children.read().split()}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="finds the workers in /proc")
+def test_signals_to_the_job_do_not_stop_the_workers() -> None:
+    expected = _take(_loader(), 12)
+    before = _child_processes()
+    batches = iter(_loader(workers=2))
+    got = [next(batches), next(batches)]
+    workers = _child_processes() - before
+    assert len(workers) == 2
+    for pid in workers:
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+    got += islice(batches, 10)
+    _assert_same(expected, got)
+    del batches
+    deadline = time.monotonic() + 10
+    while _child_processes() & workers and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _child_processes() & workers
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"global_batch": 10}, "global_batch"),
+        ({"global_batch": 8, "world_size": 3}, "global_batch"),
+        ({"global_batch": 0}, "global_batch"),
+        ({"micro_batch": 0}, "micro_batch"),
+        ({"workers": -1}, "workers"),
+        ({"prefetch": 0}, "prefetch"),
+        ({"rank": 1}, "rank"),
+    ],
+)
+def test_values_are_checked(changes: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: got"):
+        _loader(**changes)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_on_the_gpu_are_those_of_the_cpu(workers: int) -> None:
+    for one, two in zip(_take(_loader(), 6), _take(_loader(device="cuda", workers=workers), 6), strict=True):
+        assert two.global_crops.is_cuda
+        assert torch.allclose(one.global_crops, two.global_crops.cpu(), atol=1e-5)
+        assert torch.equal(one.masks, two.masks.cpu())
+        assert torch.equal(one.mask_indices, two.mask_indices.cpu())
+        assert one.names == two.names

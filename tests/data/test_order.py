@@ -1,0 +1,87 @@
+"""Order of samples: exact permutations, a new one per epoch and seed, one sequence whatever the world size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dinotrain.data.order import positions, replacement, sample_index, sample_rng
+
+
+@pytest.mark.parametrize("length", [*range(1, 70), 255, 256, 257, 1000, 4097, 65536, 100_003])
+def test_every_sample_once_in_each_epoch(length: int) -> None:
+    index = sample_index(np.arange(3 * length), length, seed=7).reshape(3, length)
+    assert (np.sort(index, axis=1) == np.arange(length)).all()
+    if length > 10:
+        assert not (index[0] == index[1]).all()
+        assert not (index[0] == sample_index(np.arange(length), length, seed=8)).all()
+
+
+def test_an_index_depends_on_its_position_alone() -> None:
+    whole = sample_index(np.arange(5000), 777, seed=3)
+    for position in (0, 776, 777, 4999):
+        assert int(sample_index(position, 777, seed=3)) == whole[position]
+    shuffled = np.random.default_rng(0).permutation(5000).reshape(50, 100)
+    assert (sample_index(shuffled, 777, seed=3) == whole[shuffled]).all()
+
+
+def test_indices_of_a_huge_set_are_in_range_and_distinct() -> None:
+    index = sample_index(10**12 + np.arange(100_000), 10**11 + 7, seed=1)
+    assert index.min() >= 0
+    assert index.max() < 10**11 + 7
+    assert len(np.unique(index)) == len(index)
+
+
+@pytest.mark.parametrize("length", [2, 3, 5, 10])
+def test_permutations_are_uniform(length: int) -> None:
+    epochs = 6000
+    index = sample_index(np.arange(epochs * length), length, seed=11).reshape(epochs, length)
+    counts = np.stack([(index == value).sum(0) for value in range(length)])
+    expected = epochs / length
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    freedom = (length - 1) ** 2
+    assert chi_square < freedom + 5 * (2 * freedom) ** 0.5
+
+
+def test_neighbours_of_a_large_set_are_not_correlated() -> None:
+    index = sample_index(np.arange(100_000), 100_000, seed=0) / 100_000
+    for lag in (1, 2, 16):
+        assert abs(np.corrcoef(index[:-lag], index[lag:])[0, 1]) < 0.02
+    assert abs(np.corrcoef(np.arange(100_000), index)[0, 1]) < 0.02
+    for seed in (1, 2**32, 2**63):
+        other = sample_index(np.arange(100_000), 100_000, seed=seed)
+        assert abs(np.corrcoef(other, index)[0, 1]) < 0.02
+
+
+def test_replacements_are_all_other_samples_once() -> None:
+    for length in (2, 3, 17):
+        for position in (0, 5, 1000):
+            own = int(sample_index(position, length, seed=4))
+            others = [replacement(position, attempt, length, seed=4) for attempt in range(1, length)]
+            assert sorted([own, *others]) == list(range(length))
+    with pytest.raises(ValueError, match="attempt"):
+        replacement(0, 1, 1, seed=0)
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch"), [(1, 24), (1, 4), (2, 4), (3, 8), (4, 2)])
+def test_positions_of_all_processes_make_up_the_step(world_size: int, micro_batch: int) -> None:
+    blocks = []
+    for micro in range(24 // (world_size * micro_batch)):
+        for rank in range(world_size):
+            block = positions(5, micro, rank, global_batch=24, micro_batch=micro_batch, world_size=world_size)
+            assert (np.diff(block) == 1).all()
+            blocks.append(block)
+    assert np.concatenate(blocks).tolist() == list(range(120, 144))
+
+
+def test_random_numbers_depend_on_seed_position_and_stream() -> None:
+    draws = {
+        (seed, position, stream): tuple(sample_rng(seed, position, stream).random(4))
+        for seed in (0, 1, -1)
+        for position in (0, 1, 10**12)
+        for stream in (0, 1)
+    }
+    assert len(set(draws.values())) == len(draws)
+    assert draws[1, 1, 1] == tuple(sample_rng(1, 1, 1).random(4))
+    means = [sample_rng(0, position).random() for position in range(2000)]
+    assert abs(np.mean(means) - 0.5) < 0.03
