@@ -37,7 +37,6 @@ def settle(settings: Settings, world: World, cores: int) -> Plan:
         UserError: where a choice can't be had here, or the batch can't be divided.
     """
     runtime, recipe = settings.runtime, settings.recipe
-    cuda = world.device.type == "cuda"
     backends = available_backends(world.device)
     if runtime.attention != "auto" and runtime.attention not in backends:
         raise UserError(
@@ -45,12 +44,20 @@ def settle(settings: Settings, world: World, cores: int) -> Plan:
             f"available: {', '.join(backends)}"
         )
     micro, accumulation = divide_batch(recipe.global_batch, recipe.micro_batch, world.size)
-    precision = ("fp16" if cuda else "fp32") if runtime.precision == "auto" else runtime.precision
+    precision = default_precision(world.device) if runtime.precision == "auto" else runtime.precision
     attention = backends[-1] if runtime.attention == "auto" else runtime.attention
     workers = runtime.workers
     if workers is None:
         workers = min(max(cores // world.local_size - 1, 1), 12)
     return Plan(precision, attention, micro, accumulation, workers)
+
+
+def default_precision(device: torch.device) -> Precision:
+    """fp16 on CUDA, as in the recipes; on a CPU bf16 where it has instructions for that, else fp32."""
+    if device.type == "cuda":
+        return "fp16"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 
 
 def divide_batch(global_batch: int, micro_batch: int | None, processes: int) -> tuple[int, int]:

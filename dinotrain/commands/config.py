@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -37,8 +37,9 @@ def compose_config(root: str, overrides: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             config = compose(root, list(overrides))
-        for key in sorted(OmegaConf.missing_keys(config)):
-            raise UserError(f"{key} is missing: {HINTS.get(key, 'give it as ' + key + '=VALUE')}")
+        for key, value in _leaves(OmegaConf.to_container(config, resolve=False)):
+            if value == "???":
+                raise UserError(f"{key} is missing: {HINTS.get(key, 'give it as ' + key + '=VALUE')}")
         OmegaConf.resolve(config)
     except UserError:
         raise
@@ -83,7 +84,7 @@ def _check_call(path: str, node: dict) -> None:
         if key in ("_target_", "_partial_", "_convert_"):
             continue
         if key not in signature.parameters:
-            raise UserError(f"{path}.{key}: no such key; {_near(key, signature.parameters)}")
+            raise UserError(f"{path}.{key}: no such key; {_near(key, signature.parameters, f'{path}.')}")
         if key in hints and not _fits(value, hints[key]):
             raise UserError(f"{path}.{key}: got {value!r}, expected {_describe(hints[key])}")
 
@@ -141,11 +142,13 @@ def _describe(hint: Any) -> str:
     return "a list" if origin is not None else str(hint)
 
 
-def _near(key: str, known: Any) -> str:
-    close = difflib.get_close_matches(key, [str(name) for name in known], n=3, cutoff=0.5)
+def _near(key: str, known: Any, before: str = "") -> str:
+    """The known names closest to a mistyped one, or all of them; `before` is what stands before each."""
+    names = sorted(str(name) for name in known if not str(name).startswith("_"))
+    close = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
     if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"known keys: {', '.join(sorted(str(name) for name in known if not str(name).startswith('_')))}"
+        return f"did you mean {' or '.join(before + name for name in close)}?"
+    return f"known: {', '.join(names)}"
 
 
 def _explain(error: Exception, root: str, overrides: Sequence[str]) -> str:
@@ -158,6 +161,10 @@ def _explain(error: Exception, root: str, overrides: Sequence[str]) -> str:
             group, name = match[1], match[2]
             names = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
             return f"{group}={name}: no such {group}; {_near(name, names)}"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: cannot be read as key=value ({first}); put special characters in quotes: 'key=\"a,b\"'"
+        )
     match = re.search(r"Could not override '([^']+)'", text)
     if match:
         return f"{match[1]}: no such key; {_suggest(match[1], root, overrides)}"
@@ -177,8 +184,7 @@ def _suggest(key: str, root: str, overrides: Sequence[str]) -> str:
     node = OmegaConf.select(config, parent) if parent else config
     if not isinstance(node, DictConfig):
         return "see the files in configs/"
-    known = [str(k) for k in node]
-    return _near(name, known)
+    return _near(name, node, f"{parent}." if parent else "")
 
 
 def differences(old: dict, new: dict, groups: Sequence[str] = RECIPE_GROUPS) -> list[str]:

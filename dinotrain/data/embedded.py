@@ -229,13 +229,16 @@ def _add_objects(
     distance = _look_up(tables, labels, x, y)
     cover = np.clip(0.5 - distance * radius.astype(np.float32)[:, None, None], 0, 1)
     # a seventh of the window is covered: the colours are worked out there only
-    owner, row, column = np.nonzero(cover)
-    cover, x, y = cover[owner, row, column][:, None], x[owner, row, column], y[owner, row, column]
+    covered = np.flatnonzero(cover > 0)
+    owner, place = np.divmod(covered, len(window) ** 2)
+    row, column = np.divmod(place, len(window))
+    cover, x, y = (values.reshape(-1)[covered] for values in (cover, x, y))
     under = canvas[drawn, middle_y.astype(int), middle_x.astype(int)]
     paint = _paint(u, under, owner, x, y)
     pixels = canvas.reshape(-1, 3)
     target = (drawn[owner] * size + pixel_y[owner, row]) * size + pixel_x[owner, column]
-    pixels[target] += cover * (paint - pixels[target])
+    under_object = pixels[target]
+    pixels[target] = under_object + cover[:, None] * (paint - under_object)
 
 
 def _to_shape(u: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 Row = dict[str, Any]
-Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -111,10 +110,10 @@ class RunFolder:
             return self.results[key]
         return next((row[key] for row in reversed(self.rows) if row.get(key) is not None), None)
 
-    def points(self, key: str, over: str = "step") -> Points:
+    def points(self, key: str, over: str = "step") -> list[tuple[float, float]]:
         """(step or time, value) of every row that has a finite number for a key."""
-        pairs = [(row.get(over), row.get(key)) for row in self.rows]
-        return [(x, y) for x, y in pairs if isinstance(x, int | float) and isinstance(y, int | float)]
+        pairs = [(row[over], row[key]) for row in self.rows if key in row and over in row]
+        return [(x, y) for x, y in pairs if _is_number(x) and _is_number(y)]
 
 
 def picture_step(path: Path) -> int | None:
@@ -136,3 +135,7 @@ def _object(text: str) -> Row:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

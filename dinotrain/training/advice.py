@@ -115,7 +115,8 @@ class Advisor:
         # At the start every network is at ln K; only then, and while warming up, is it no bad sign.
         if loss is None or not (self._warm or self._lowest_loss < LEARNED * self.chance):
             return None
-        return loss >= NEAR * self.chance
+        # Above it, a network starts with the wrong answers, and is on its way.
+        return None if loss > self.chance / NEAR else loss >= NEAR * self.chance
 
     def _say_loss_at_chance(self, row: Row) -> str:
         return (

@@ -60,7 +60,7 @@ class Checkpointer:
         """Start saving; returns when the state is copied, raises here what went wrong in the save before."""
         self.wait()
         target = self.folder / f"step_{state.step:08d}"
-        if target.exists():
+        if (target / MANIFEST).exists():
             return
         partial = target.with_suffix(".tmp")
         future: Any = dcp.async_save(state.tensors(), checkpoint_id=partial, process_group=self._group)
@@ -94,6 +94,8 @@ class Checkpointer:
         (partial / "config.yaml").write_text(self.config)
         manifest = {"format": FORMAT, "world_size": self.world.size, "numbers": numbers, "files": files}
         _write_durably(partial / MANIFEST, json.dumps(manifest, indent=1))
+        if target.exists():  # without a manifest, or the save would not have begun
+            shutil.rmtree(target)
         os.replace(partial, target)
         _sync_folder(self.folder)
         for path in self.surplus():

@@ -1,0 +1,209 @@
+"""The sections of a report as HTML; each is empty where a run folder has nothing for it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from dinotrain.reporting.charts import svg
+from dinotrain.reporting.curves import groups
+from dinotrain.reporting.energy import GRID_KG_PER_KWH, Energy, estimate_energy
+from dinotrain.reporting.run_folder import RunFolder, picture_step
+
+EARLIER_PICTURES = 8
+"""Of each kind, evenly spaced; the folder keeps them all."""
+LISTED_FILES = 50
+PICTURE_NOTES = {
+    "features": "Top: images. Middle: patch tokens, their first three principal components as red, green and blue. "
+    "Bottom: what the CLS token of the last block attends to, mean over heads."
+}
+KNN_ROWS = (
+    ("trained teacher", "knn_top1"),
+    ("same network, untrained", "knn_top1_untrained"),
+    ("raw pixels", "knn_top1_pixels"),
+)
+
+
+def header(run: RunFolder) -> str:
+    """Name, state, when and how it was started."""
+    total = run.total_steps
+    place = f"step {run.step:,} of {total:,}" if isinstance(total, int) else f"step {run.step:,}"
+    if run.finished:
+        kind, state = "good", "finished"
+    elif run.stopped:
+        kind, state = "warn", f"interrupted at {place}"
+    else:
+        kind, state = "warn", f"running or cut off; last record at {place}"
+    facts = [run.environment.get("time"), run.environment.get("command")]
+    return (
+        f'<header><div class="line"><h1>{escape(run.name)}</h1><span class="state {kind}">{state}</span></div>'
+        + "".join(f'<p class="soft">{escape(str(fact))}</p>' for fact in facts if fact)
+        + "</header>"
+    )
+
+
+def knn(run: RunFolder) -> str:
+    """The closing table."""
+    found = [(label, run.latest(key)) for label, key in KNN_ROWS]
+    rows = [
+        f'<span class="{mark}">{label}</span><div class="bar {mark}"><i style="width:{min(value, 100):.2f}%"></i></div>'
+        f'<span class="number {mark}">{value:.1f} %</span>'
+        for (label, value), mark in zip(found, ("first", "", ""))
+        if isinstance(value, int | float)
+    ]
+    return f'<section class="card knn"><h3>k-NN accuracy (top 1)</h3>{"".join(rows)}</section>' if rows else ""
+
+
+def tiles(run: RunFolder) -> str:
+    """The run in seven numbers."""
+    batch = run.setting("optim", "global_batch")
+    images = run.latest("images") or (run.step * batch if isinstance(batch, int) else None)
+    energy = run_energy(run)
+    cells = [
+        ("steps", f"{run.step:,}"),
+        ("images seen", f"{images:,}" if images else ""),
+        ("time", _duration(run.seconds) if run.seconds else ""),
+        ("images per second", _format(run.latest("images_per_second"), ",.1f")),
+        ("last loss", _format(run.latest("loss"), ".4f")),
+        ("peak memory", _format(run.latest("peak_memory_gb") or run.latest("memory_gb"), ".2f", " GiB")),
+        ("energy, estimated", _amount(energy.kwh, "kWh", "Wh") if energy else ""),
+    ]
+    tiles = [f'<div class="card tile"><b>{value}</b><span>{name}</span></div>' for name, value in cells if value]
+    return f'<section class="grid tiles">{"".join(tiles)}</section>'
+
+
+def run_energy(run: RunFolder) -> Energy | None:
+    """Energy by the run's own figure where it has one, else by what its machine may draw."""
+    seconds, cores = run.seconds, run.environment.get("cores")
+    if not seconds or not cores:
+        return None
+    processes = int(run.results.get("processes") or run.environment.get("processes") or 1)
+    boards = [gpu["name"] for gpu in run.environment.get("gpus") or []]
+    if run.setting("runtime", "device") == "cpu":
+        boards = []
+    # Each process has one GPU; the environment describes the main process's machine.
+    machines = -(-processes // len(boards)) if boards else 1
+    energy = estimate_energy(seconds=seconds, cores=cores * machines, gpus=boards[:1] * processes)
+    known = run.results.get("energy_kwh")
+    return energy if known is None else energy._replace(kwh=known, co2_kg=known * GRID_KG_PER_KWH)
+
+
+def warnings(run: RunFolder) -> str:
+    """What the run was warned of."""
+    items = [
+        f"<li><em>step {row.get('step', '?')}</em>{escape(str(row['warning']))}</li>"
+        for row in run.rows
+        if row.get("warning")
+    ]
+    items += [
+        f"<li>The loss or a gradient was not finite: {escape(path.name)} holds the samples and the last metrics</li>"
+        for path in sorted(run.path.glob("nonfinite_step_*.json"))
+    ]
+    return f'<section class="card warnings"><h3>Warnings</h3><ul>{"".join(items)}</ul></section>' if items else ""
+
+
+def pictures(run: RunFolder) -> str:
+    """Pictures of what the teacher sees: the latest of each kind, earlier ones folded away."""
+    parts = []
+    for kind, paths in run.pictures.items():
+        *earlier, latest = paths
+        note = PICTURE_NOTES.get(kind, "")
+        parts.append(f'<div class="card picture"><p class="note">{note}</p>{_picture(latest)}{_earlier(earlier)}</div>')
+    return f"<section><h2>Pictures</h2>{''.join(parts)}</section>" if parts else ""
+
+
+def _earlier(paths: Sequence[Path]) -> str:
+    if not paths:
+        return ""
+    count = min(len(paths), EARLIER_PICTURES)
+    shown = [paths[round(i * (len(paths) - 1) / max(count - 1, 1))] for i in range(count)]
+    left = f" ({count} of {len(paths)})" if count < len(paths) else ""
+    return f"<details><summary>Earlier{left}</summary>{''.join(map(_picture, shown))}</details>"
+
+
+def _picture(path: Path) -> str:
+    step = picture_step(path)
+    title = path.stem if step is None else f"Step {step:,}"
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<h3>{escape(title)}</h3><img alt="{escape(path.stem)}" src="data:image/png;base64,{data}">'
+
+
+def charts(run: RunFolder) -> str:
+    """All curves."""
+    parts = []
+    for group in groups(run):
+        cards = [
+            f'<div class="card chart"><h3>{chart.title}</h3><p class="note">{chart.note}</p>'
+            f"{svg(chart, f'{group.title} {chart.title}')}</div>"
+            for chart in group.charts
+        ]
+        parts.append(f'<section><h2>{group.title}</h2><div class="grid charts">{"".join(cards)}</div></section>')
+    return "\n".join(parts)
+
+
+def skipped(run: RunFolder) -> str:
+    """Images that could not be read."""
+    if not run.skipped:
+        return ""
+    rows = [(name, reason) for name, reason in run.skipped[:LISTED_FILES]]
+    rest = len(run.skipped) - len(rows)
+    more = f'<p class="note">and {rest:,} more in skipped.txt</p>' if rest else ""
+    title = f"Images that could not be read: {len(run.skipped):,}"
+    return f'<section><h2>{title}</h2><div class="card">{_table(rows)}{more}</div></section>'
+
+
+def environment(run: RunFolder) -> str:
+    """Machine, packages, energy and what happened to the run."""
+    facts = run.environment
+    rows = [(key.replace("_", " "), _fact(value)) for key, value in facts.items() if key not in ("time", "command")]
+    energy = run_energy(run)
+    if energy:
+        used, carbon = _amount(energy.kwh, "kWh", "Wh"), _amount(energy.co2_kg, "kg", "g")
+        footprint = f"{used}, {carbon} CO2 equivalent: {energy.basis}"
+        rows.append(("energy, estimated", footprint))
+    events = [f"step {row.get('step', '?')}: {row['event']}" for row in run.rows if row.get("event")]
+    rows += [("events", ", ".join(events))] if events else []
+    rows = [(name, text) for name, text in rows if text]
+    return f'<section><h2>Environment</h2><div class="card">{_table(rows)}</div></section>' if rows else ""
+
+
+def config(run: RunFolder) -> str:
+    """The resolved configuration."""
+    if not run.config_text:
+        return ""
+    text = f"<details><summary>config.yaml</summary><pre>{escape(run.config_text)}</pre></details>"
+    return f'<section><h2>Configuration</h2><div class="card">{text}</div></section>'
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows)
+    return f"<table>{cells}</table>"
+
+
+def _fact(value: object) -> str:
+    """A value of environment.json as text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items() if inner is not None)
+    if isinstance(value, list):
+        return "; ".join(_fact(item) for item in value)
+    return "" if value is None else str(value)
+
+
+def _format(value: object, spec: str, unit: str = "") -> str:
+    return f"{value:{spec}}{unit}" if isinstance(value, int | float) else ""
+
+
+def _amount(value: float, unit: str, thousandth: str) -> str:
+    """Three significant digits, in the unit that suits."""
+    if value < 1:
+        value, unit = 1000 * value, thousandth
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

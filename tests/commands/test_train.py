@@ -1,0 +1,192 @@
+"""The command as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs import losses, rows, run
+
+from dinotrain.commands.usage import experiment_lines
+from dinotrain.train import main
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    done = run(folder, "evaluation.every=6", "logging.tensorboard=true")
+    return folder, done.stdout
+
+
+def test_the_run_folder_holds_everything(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    for name in ("config.yaml", "metrics.jsonl", "results.json", "report.html", "skipped.txt", "environment.json"):
+        assert (folder / name).exists(), name
+    assert (folder / "checkpoints" / "step_00000012" / "manifest.json").exists()
+    assert list((folder / "pictures").glob("*.png"))
+
+
+def test_every_logged_row_has_the_promised_keys(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    logged = [row for row in rows(folder) if "loss" in row]
+    assert [row["step"] for row in logged] == list(range(1, 13))
+    for row in logged:
+        for key in (
+            "dino_loss",
+            "ibot_loss",
+            "koleo_loss",
+            "lr",
+            "images_per_second",
+            "teacher_entropy",
+            "effective_rank",
+        ):
+            assert isinstance(row[key], float), key
+        total = row["dino_loss"] + row["ibot_loss"] + 0.1 * row["koleo_loss"]
+        assert row["loss"] == pytest.approx(total, rel=0.5)
+
+
+def test_evaluations_come_when_due_and_at_the_end(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    assert [row["step"] for row in rows(folder) if "knn_top1" in row] == [6, 12]
+    first = rows(folder)[0]
+    assert first["step"] == 0
+    assert {"knn_top1_untrained", "knn_top1_pixels"} <= first.keys()
+
+
+def test_the_results_say_what_was_reached(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    results = json.loads((folder / "results.json").read_text())
+    assert results["steps"] == 12
+    assert results["finished"] is True
+    assert results["images"] == 96
+    for key in ("knn_top1", "knn_top1_untrained", "knn_top1_pixels", "seconds", "images_per_second", "peak_memory_gb"):
+        assert results[key] >= 0, key
+
+
+def test_the_banner_says_what_will_run(finished: tuple[Path, str]) -> None:
+    _, output = finished
+    for word in ("steps", "global batch", "learning rate", "tokens per step", "parameters", "precision", "attention"):
+        assert word in output
+    assert "report.html" in output
+    assert "raw pixels" in output
+
+
+def test_two_processes_see_the_same_batches_and_learn_the_same(tmp_path: Path) -> None:
+    settings = ("method.objective.koleo_weight=0", "optim.steps=4")
+    run(tmp_path / "one", *settings)
+    run(tmp_path / "two", *settings, processes=2)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert one.keys() == two.keys() == {1, 2, 3, 4}
+    for step, loss in one.items():
+        assert two[step] == pytest.approx(loss, abs=1e-5)
+
+
+def test_accumulation_gives_the_same_batch_where_the_losses_allow(tmp_path: Path) -> None:
+    settings = ("method.objective.koleo_weight=0", "method.objective.targets=centering", "optim.steps=4")
+    run(tmp_path / "whole", *settings)
+    run(tmp_path / "parts", *settings, "optim.micro_batch=4")
+    whole, parts = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    for step, loss in whole.items():
+        assert parts[step] == pytest.approx(loss, abs=1e-5)
+
+
+def make_images(folder: Path, count: int, classes: int = 0) -> Path:
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        place = folder / f"class_{index % classes}" if classes else folder
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(place / f"{index:04d}.png")
+    return folder
+
+
+def test_a_folder_without_labels_trains_without_knn(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images", 30)
+    run(tmp_path / "run", "data=folder", f"data.root={images}", "optim.steps=3")
+    assert losses(tmp_path / "run").keys() == {1, 2, 3}
+    assert "knn_top1" not in json.loads((tmp_path / "run" / "results.json").read_text())
+
+
+def test_a_folder_with_classes_is_evaluated(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images", 60, classes=3)
+    run(tmp_path / "run", "data=folder", f"data.root={images}", "optim.steps=3")
+    assert "knn_top1" in json.loads((tmp_path / "run" / "results.json").read_text())
+
+
+def test_a_broken_file_is_listed_and_the_run_goes_on(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images", 30)
+    (images / "0003.png").write_bytes(b"not a picture")
+    run(tmp_path / "run", "data=folder", f"data.root={images}", "optim.steps=6")
+    (line,) = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
+    assert "0003.png" in line
+
+
+def test_too_many_broken_files_stop_the_run(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images", 30)
+    for index in range(0, 30, 5):
+        (images / f"{index:04d}.png").write_bytes(b"")
+    done = run(tmp_path / "run", "data=folder", f"data.root={images}", status=1)
+    assert "data.max_broken" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+MISTAKES = {
+    "no data": (["+experiment=vitg14"], ["data.root is missing"]),
+    "unknown experiment": (["+experiment=vitg"], ["no such experiment", "vitg14"]),
+    "unknown key": (["+experiment=quickstart", "optim.stepz=3"], ["optim.stepz", "optim.steps"]),
+    "unknown top key": (["+experiment=quickstart", "sede=3"], ["sede", "seed"]),
+    "added key": (["+experiment=quickstart", "+optim.colour=3"], ["optim.colour", "no such key"]),
+    "added top key": (["+experiment=quickstart", "+colour=3"], ["colour", "no such key"]),
+    "wrong type": (["+experiment=quickstart", "optim.steps=many"], ["optim.steps", "many", "whole number"]),
+    "wrong choice": (["+experiment=quickstart", "runtime.precision=fp8"], ["runtime.precision", "fp8", "bf16"]),
+    "unknown option": (["+experiment=quickstart", "--quick"], ["--quick"]),
+    "no steps": (["+experiment=quickstart", "optim.steps=0"], ["optim.steps", "at least 1"]),
+    "crop and patch": (["+experiment=quickstart", "crops.global_size=33"], ["crops.global_size", "patch_size"]),
+    "missing folder": (["+experiment=vits14", "data.root=/no/such/folder"], ["data.root", "/no/such/folder"]),
+    "no GPU": (["+experiment=quickstart", "runtime.device=cuda"], ["runtime.device", "GPU"]),
+    "unreadable override": (["+experiment=quickstart", "seed=[1"], ["seed=[1"]),
+    "heads": (["+experiment=quickstart", "model.num_heads=7"], ["num_heads", "7"]),
+    "batch": (["+experiment=quickstart", "optim.global_batch=10", "optim.micro_batch=4"], ["optim.global_batch"]),
+    "xformers": (["+experiment=quickstart", "runtime.attention=xformers"], ["runtime.attention", "sdpa"]),
+    "log_every": (["+experiment=quickstart", "log_every=0"], ["log_every", "at least 1"]),
+    "no group": (["+experiment=quickstart", "data=imagenet"], ["no such data", "folder"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_one_clear_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, expected = MISTAKES[name]
+    monkeypatch.chdir(tmp_path)
+    if name in ("no GPU", "xformers") and __import__("torch").cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    (line,) = captured.err.strip().splitlines()
+    for word in expected:
+        assert word in line
+    assert not list(tmp_path.rglob("*.jsonl")), "a mistake must not begin a run"
+
+
+def test_help_lists_the_experiments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    output = capsys.readouterr().out
+    for name, line in experiment_lines():
+        assert name in output
+        assert line
+
+
+@pytest.mark.parametrize("name", [name for name, _ in experiment_lines()])
+def test_every_experiment_composes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(
+            [f"+experiment={name}", "data.root=somewhere", "--config"]
+            if name != "quickstart"
+            else [f"+experiment={name}", "--config"]
+        )
+        == 0
+    )
+    assert f"name: {name}" in capsys.readouterr().out

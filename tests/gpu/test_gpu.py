@@ -1,0 +1,67 @@
+"""What only a GPU can show; run with `pytest -m gpu`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from runs import losses, run
+
+from dinotrain.models.attention import available_backends, select_attention
+from dinotrain.models.init import initialize
+from dinotrain.models.vit import VisionTransformer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_a_run_learns_finite_losses(tmp_path: Path, precision: str) -> None:
+    run(tmp_path / "run", f"runtime.precision={precision}")
+    found = losses(tmp_path / "run")
+    assert len(found) == 12
+    assert all(0 < loss < 100 for loss in found.values())
+
+
+def test_half_precision_is_close_to_single(tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16", "fp16"):
+        run(tmp_path / precision, f"runtime.precision={precision}", "optim.steps=2")
+    exact = losses(tmp_path / "fp32")[1]
+    for precision in ("bf16", "fp16"):
+        assert losses(tmp_path / precision)[1] == pytest.approx(exact, rel=0.05)
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
+    run(tmp_path / "run", "optim.steps=4")
+    run(tmp_path / "run", "optim.steps=6", "resume.allow_changes=true")
+    assert max(losses(tmp_path / "run")) == 6
+
+
+def test_compiled_blocks_give_the_same_losses(tmp_path: Path) -> None:
+    run(tmp_path / "eager", "optim.steps=3")
+    run(tmp_path / "compiled", "optim.steps=3", "runtime.compile=true")
+    eager, compiled = losses(tmp_path / "eager"), losses(tmp_path / "compiled")
+    for step, loss in eager.items():
+        assert compiled[step] == pytest.approx(loss, rel=0.02)
+
+
+def test_xformers_and_sdpa_agree() -> None:
+    if "xformers" not in available_backends(torch.device("cuda")):
+        pytest.skip("xformers has no kernel here")
+    model = VisionTransformer(embed_dim=128, depth=2, num_heads=2, layer_scale=1.0).cuda().half()
+    initialize(model, 0, model.initial)
+    crops = [torch.randn(2, 3, 224, 224, device="cuda").half(), torch.randn(5, 3, 98, 98, device="cuda").half()]
+    tokens, gradients = {}, {}
+    for backend in ("sdpa", "xformers"):
+        select_attention(model, backend)
+        model.zero_grad()
+        tokens[backend] = model(crops)
+        sum(group.patches.float().square().mean() for group in tokens[backend]).backward()
+        gradients[backend] = [p.grad.float() for p in model.parameters() if p.grad is not None]
+    for a, b in zip(tokens["sdpa"], tokens["xformers"]):
+        torch.testing.assert_close(a.patches, b.patches, atol=1e-2, rtol=1e-2)
+    for a, b in zip(gradients["sdpa"], gradients["xformers"]):
+        torch.testing.assert_close(a, b, atol=2e-2, rtol=2e-2)
