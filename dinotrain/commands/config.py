@@ -163,7 +163,7 @@ def _explain(error: Exception, root: str, overrides: Sequence[str]) -> str:
             return f"{group}={name}: no such {group}; {_near(name, names)}"
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override}: cannot be read as key=value ({first}); put special characters in quotes: 'key=\"a,b\"'"
+            f"{error.override}: cannot be read as key=value ({first}); quote special characters: 'key=\"a,b\"'"
         )
     match = re.search(r"Could not override '([^']+)'", text)
     if match:

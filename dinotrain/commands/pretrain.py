@@ -11,13 +11,15 @@ from omegaconf import DictConfig
 
 from dinotrain.commands.assembly import Plan, build_loader, build_state, settle
 from dinotrain.commands.banner import banner
+from dinotrain.commands.parameter_table import parameter_table
 from dinotrain.commands.resume import checkpoint_to_resume
 from dinotrain.commands.settings import Settings
 from dinotrain.commands.validation import Validation
 from dinotrain.data.skips import SkipLog
 from dinotrain.distributed.world import World, join_world
 from dinotrain.errors import UserError
-from dinotrain.reporting.environment import environment
+from dinotrain.reporting.energy import estimate_energy, gpu_power
+from dinotrain.reporting.environment import environment, gpus, usable_cores
 from dinotrain.reporting.report import write_report
 from dinotrain.training.advice import Advisor
 from dinotrain.training.checkpoint import Checkpointer, complete_checkpoints
@@ -86,6 +88,7 @@ def open_recorder(settings: Settings, state: TrainState, world: World, stack: Ex
         metrics.truncate(state.step if state.step else -1)
         (run_dir / "config.yaml").write_text(settings.text)
         (run_dir / "environment.json").write_text(json.dumps(environment(), indent=1))
+        (run_dir / "parameters.txt").write_text(parameter_table(state.student, state.optimizer))
         (run_dir / "skipped.txt").touch()
     world.barrier()
     display = stack.enter_context(Display(settings.recipe.steps, interactive=None if world.main else False))
@@ -107,6 +110,7 @@ def open_recorder(settings: Settings, state: TrainState, world: World, stack: Ex
         advisor=Advisor(num_prototypes=config.method.dino_head.num_prototypes, rows=rows),
         skips=SkipLog(run_dir / "skipped.txt", length=len(settings.source), max_fraction=config.data.max_broken),
         student_temperature=config.method.objective.student_temperature,
+        gpu_power=gpu_power,
         earlier_seconds=max((row.get("time") or 0.0 for row in rows), default=0.0),
     )
 
@@ -161,7 +165,15 @@ def summarize(rows: list[dict], settings: Settings, state: TrainState, recorder:
     last = {key: value for row in rows for key, value in row.items() if value is not None}
     speeds = sorted(row["images_per_second"] for row in rows if row.get("images_per_second"))
     checkpoints = complete_checkpoints(settings.run_dir / "checkpoints")
-    seconds = recorder.seconds
+    watts = [row["gpu_watts"] for row in rows if row.get("gpu_watts")]
+    boards = [gpu["name"] for gpu in gpus()["gpus"] or []][:1] * recorder.world.size
+    seconds = max((row.get("time") or 0.0 for row in rows), default=0.0)
+    energy = estimate_energy(
+        seconds=seconds,
+        cores=usable_cores() * recorder.world.size // recorder.world.local_size,
+        gpus=boards,
+        gpu_watts=sum(watts) / len(watts) if watts else None,
+    )
     return {
         **{key: value for key, value in last.items() if key.startswith("knn_")},
         "loss": last.get("loss"),
@@ -171,6 +183,7 @@ def summarize(rows: list[dict], settings: Settings, state: TrainState, recorder:
         "seconds": round(seconds, 1),
         "images_per_second": speeds[len(speeds) // 2] if speeds else None,
         "peak_memory_gb": round(peak_memory_gb(recorder.world.device), 3),
+        "energy_kwh": round(energy.kwh, 6),
         "processes": recorder.world.size,
         "checkpoint": str(checkpoints[-1]) if checkpoints else None,
     }

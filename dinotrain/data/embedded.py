@@ -26,15 +26,9 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _NUMBERS = 15  # random numbers an object's size, form and colours take
 _LAYER = 16  # random streams below this number belong to the image, the others to its objects
 
-_Field = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
 
 def _box(x: np.ndarray, y: np.ndarray, half_x: float, half_y: float) -> np.ndarray:
     return np.maximum(np.abs(x) - half_x, np.abs(y) - half_y)
-
-
-def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(0.866 * np.abs(x) + 0.5 * y, -y) - 0.5
 
 
 def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -43,30 +37,18 @@ def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return 0.83 * (radius * np.cos(angle) - 0.42) - 0.56 * radius * np.abs(np.sin(angle))
 
 
-def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(np.hypot(x, y) - 1, 0.8 - np.hypot(x - 0.55, y))
-
-
-def _hourglass(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(y) - 1, 0.8 * np.abs(x) - 0.6 * np.abs(y) - 0.1)
-
-
-def _arch(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(_box(x, y, 1, 1), -_box(x, y + 0.5, 0.45, 1))
-
-
 # Signed distance (or a bound on it) to the edge of each shape, negative inside, in units of the shape's own.
-_SHAPES: dict[str, _Field] = {
+_SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "disc": lambda x, y: np.hypot(x, y) - 1,
     "ring": lambda x, y: np.abs(np.hypot(x, y) - 1) - 0.3,
     "square": lambda x, y: _box(x, y, 1, 1),
-    "triangle": _triangle,
+    "triangle": lambda x, y: np.maximum(0.866 * np.abs(x) + 0.5 * y, -y) - 0.5,
     "star": _star,
     "cross": lambda x, y: np.minimum(_box(x, y, 1, 0.27), _box(x, y, 0.27, 1)),
-    "crescent": _crescent,
+    "crescent": lambda x, y: np.maximum(np.hypot(x, y) - 1, 0.8 - np.hypot(x - 0.55, y)),
     "bar": lambda x, y: _box(x, y, 1.3, 0.4),
-    "hourglass": _hourglass,
-    "arch": _arch,
+    "hourglass": lambda x, y: np.maximum(np.abs(y) - 1, 0.8 * np.abs(x) - 0.6 * np.abs(y) - 0.1),
+    "arch": lambda x, y: np.maximum(_box(x, y, 1, 1), -_box(x, y + 0.5, 0.45, 1)),
 }
 
 
@@ -115,8 +97,7 @@ class EmbeddedSource(MemorySource):
 
     def _random(self, stream: int, rows: np.ndarray, count: int) -> Float32[np.ndarray, "n count"]:
         """Numbers in [0, 1) that depend on the seed, the split, the stream, the image's number and the column only."""
-        key = (self._seed * 2 + (self._split == "test")) * 64 + stream + 1
-        return _uniform(key, rows, count)
+        return _uniform((self._seed * 2 + (self._split == "test")) * 64 + stream + 1, rows, count)
 
     def _draw_labels(self) -> Int64[np.ndarray, "N"]:
         runs = np.arange(-(-len(self) // len(_SHAPES)))
@@ -207,13 +188,8 @@ def _add_objects(
 ) -> None:
     """Paint one object onto each picture canvas[drawn], in place.
 
-    Args:
-        canvas: [pictures, size, size, 3], contiguous.
-        drawn: number of the picture in the canvas, [n].
-        middles: x and y of the object's middle in pixels, [n, 2].
-        labels: its class, [n].
-        tables: the shapes, as `_tables` gives them.
-        u: random numbers, [n, _NUMBERS].
+    canvas [pictures, size, size, 3]; drawn [n]; middles (x, y) in pixels [n, 2]; labels [n]; the shapes' tables as
+    `_tables` gives them; u random numbers [n, _NUMBERS].
     """
     size = canvas.shape[1]
     middle_x, middle_y = middles.T
@@ -237,8 +213,7 @@ def _add_objects(
     paint = _paint(u, under, owner, x, y)
     pixels = canvas.reshape(-1, 3)
     target = (drawn[owner] * size + pixel_y[owner, row]) * size + pixel_x[owner, column]
-    under_object = pixels[target]
-    pixels[target] = under_object + cover[:, None] * (paint - under_object)
+    pixels[target] += cover[:, None] * (paint - pixels[target])
 
 
 def _to_shape(u: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -259,15 +234,10 @@ def _look_up(tables: np.ndarray, labels: np.ndarray, x: np.ndarray, y: np.ndarra
 
 
 def _paint(u: np.ndarray, under: np.ndarray, owner: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Colours at points of the objects: two of one luminance or nearly so, in soft stripes.
+    """Colours [points, 3] of points of the objects: two of nearly one luminance, in soft stripes.
 
-    Args:
-        u: random numbers of the objects, [n, _NUMBERS].
-        under: colour of the ground at their middles, [n, 3].
-        owner: the object of each point, [points].
-        x, y: the points, in coordinates of the shape, [points].
-
-    Returns: [points, 3].
+    u random numbers of the objects [n, _NUMBERS]; under the ground's colour at their middles [n, 3]; owner the object
+    of each point [points]; x, y the points in coordinates of the shape [points].
     """
     first = _between(u[:, 5:8], 0.05, 0.95)
     first += (under @ _LUMA + _between(u[:, 8], *_CONTRAST) - first @ _LUMA)[:, None]

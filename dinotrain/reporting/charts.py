@@ -22,7 +22,7 @@ MAX_POINTS = 400
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart."""
+    """One line of a chart; a dashed one is a level, with two points."""
 
     label: str
     points: Points
@@ -66,11 +66,13 @@ def svg(chart: Chart, name: str) -> str:
 
 def _draw(axes: Axes, chart: Chart) -> None:
     colors = iter(COLORS * 2)
+    levels = [series for series in chart.series if series.dashed]
     for rank, series in enumerate(chart.series):
         if series.dashed:
             axes.plot(*zip(*series.points), color=INK, alpha=0.6, linewidth=1.2, linestyle=(0, (4, 3)))
-            offset = {"xytext": (-2, 3), "textcoords": "offset points"}
-            axes.annotate(series.label, series.points[-1], ha="right", alpha=0.75, **offset)
+            (start, y), (end, _) = series.points
+            place, side = ((end, y), "right") if series is levels[0] else (((start + end) / 2, y), "center")
+            axes.annotate(series.label, place, xytext=(0, 3), textcoords="offset points", ha=side, alpha=0.75)
         else:
             single = {"marker": "o", "markersize": 4} if chart.markers or len(series.points) == 1 else {}
             points = thinned(series.points)
@@ -87,7 +89,7 @@ def _draw(axes: Axes, chart: Chart) -> None:
         axes.set_yscale("log")
     else:
         axes.ticklabel_format(style="sci", axis="y", scilimits=(-3, 5), useOffset=False)
-    if sum(not series.dashed for series in chart.series) > 1:
+    if len(chart.series) - len(levels) > 1:
         axes.legend(frameon=False, handlelength=1.4)
 
 

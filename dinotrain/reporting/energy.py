@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
+
+from dinotrain.reporting.run_folder import RunFolder
 
 CPU_WATTS_PER_CORE = 6.0
 """A busy core of a server with its share of memory and board: 64 cores at about 280 W of processor and 100 W around."""
@@ -41,6 +44,29 @@ class Energy(NamedTuple):
     co2_kg: float
     basis: str
     """What the numbers rest on, for a reader."""
+
+
+def energy_of_run(run: RunFolder) -> Energy | None:
+    """Energy of what is on record of a run; None where its duration or its machine is not.
+
+    Power of the GPUs is the mean of the rows' `gpu_watts` (all GPUs together), if there are any.
+    """
+    seconds, cores = run.seconds, run.environment.get("cores")
+    if not seconds or not cores:
+        return None
+    processes = int(run.environment.get("processes") or 1)
+    boards = [gpu["name"] for gpu in run.environment.get("gpus") or []]
+    if run.setting("runtime", "device") == "cpu":
+        boards = []
+    # Each process has one GPU; the environment describes the main process's machine.
+    machines = -(-processes // len(boards)) if boards else 1
+    watts = run.values("gpu_watts")
+    return estimate_energy(
+        seconds=seconds,
+        cores=cores * machines,
+        gpus=boards[:1] * processes,
+        gpu_watts=fmean(watts) if watts and boards else None,
+    )
 
 
 def estimate_energy(*, seconds: float, cores: int, gpus: Sequence[str] = (), gpu_watts: float | None = None) -> Energy:

@@ -78,7 +78,8 @@ class RunFolder:
     @property
     def seconds(self) -> float | None:
         """Wall time of training up to the last record."""
-        return self.results.get("seconds") or self.latest("time")
+        known = [value for value in (self.results.get("seconds"), self.latest("time")) if value is not None]
+        return max(known, default=None)
 
     @property
     def finished(self) -> bool:
@@ -105,10 +106,13 @@ class RunFolder:
         return value
 
     def latest(self, key: str) -> Any:
-        """The last value of a key that is not null: of the results, else of the rows."""
-        if self.results.get(key) is not None:
-            return self.results[key]
-        return next((row[key] for row in reversed(self.rows) if row.get(key) is not None), None)
+        """The last value of a key that is not null: of the rows, else of the results (maybe an earlier part's)."""
+        found = next((row[key] for row in reversed(self.rows) if row.get(key) is not None), None)
+        return self.results.get(key) if found is None else found
+
+    def values(self, key: str) -> list[float]:
+        """All finite numbers of a key, over the rows."""
+        return [value for _, value in self.points(key)]
 
     def points(self, key: str, over: str = "step") -> list[tuple[float, float]]:
         """(step or time, value) of every row that has a finite number for a key."""

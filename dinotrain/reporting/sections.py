@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import statistics
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from dinotrain.reporting.charts import svg
 from dinotrain.reporting.curves import groups
-from dinotrain.reporting.energy import GRID_KG_PER_KWH, Energy, estimate_energy
+from dinotrain.reporting.energy import energy_of_run
 from dinotrain.reporting.run_folder import RunFolder, picture_step
 
 EARLIER_PICTURES = 8
@@ -58,36 +59,19 @@ def knn(run: RunFolder) -> str:
 
 def tiles(run: RunFolder) -> str:
     """The run in seven numbers."""
-    batch = run.setting("optim", "global_batch")
-    images = run.latest("images") or (run.step * batch if isinstance(batch, int) else None)
-    energy = run_energy(run)
+    batch, energy = run.setting("optim", "global_batch"), energy_of_run(run)
+    speeds, memory = run.values("images_per_second"), run.values("memory_gb")
     cells = [
         ("steps", f"{run.step:,}"),
-        ("images seen", f"{images:,}" if images else ""),
+        ("images seen", f"{run.step * batch:,}" if isinstance(batch, int) else ""),
         ("time", _duration(run.seconds) if run.seconds else ""),
-        ("images per second", _format(run.latest("images_per_second"), ",.1f")),
-        ("last loss", _format(run.latest("loss"), ".4f")),
-        ("peak memory", _format(run.latest("peak_memory_gb") or run.latest("memory_gb"), ".2f", " GiB")),
+        ("images/s, median", f"{statistics.median(speeds):,.1f}" if speeds else ""),
+        ("last loss", f"{run.values('loss')[-1]:.4f}" if run.values("loss") else ""),
+        ("peak memory", f"{max(memory):.2f} GiB" if memory else ""),
         ("energy, estimated", _amount(energy.kwh, "kWh", "Wh") if energy else ""),
     ]
     tiles = [f'<div class="card tile"><b>{value}</b><span>{name}</span></div>' for name, value in cells if value]
     return f'<section class="grid tiles">{"".join(tiles)}</section>'
-
-
-def run_energy(run: RunFolder) -> Energy | None:
-    """Energy by the run's own figure where it has one, else by what its machine may draw."""
-    seconds, cores = run.seconds, run.environment.get("cores")
-    if not seconds or not cores:
-        return None
-    processes = int(run.results.get("processes") or run.environment.get("processes") or 1)
-    boards = [gpu["name"] for gpu in run.environment.get("gpus") or []]
-    if run.setting("runtime", "device") == "cpu":
-        boards = []
-    # Each process has one GPU; the environment describes the main process's machine.
-    machines = -(-processes // len(boards)) if boards else 1
-    energy = estimate_energy(seconds=seconds, cores=cores * machines, gpus=boards[:1] * processes)
-    known = run.results.get("energy_kwh")
-    return energy if known is None else energy._replace(kwh=known, co2_kg=known * GRID_KG_PER_KWH)
 
 
 def warnings(run: RunFolder) -> str:
@@ -158,7 +142,7 @@ def environment(run: RunFolder) -> str:
     """Machine, packages, energy and what happened to the run."""
     facts = run.environment
     rows = [(key.replace("_", " "), _fact(value)) for key, value in facts.items() if key not in ("time", "command")]
-    energy = run_energy(run)
+    energy = energy_of_run(run)
     if energy:
         used, carbon = _amount(energy.kwh, "kWh", "Wh"), _amount(energy.co2_kg, "kg", "g")
         footprint = f"{used}, {carbon} CO2 equivalent: {energy.basis}"
@@ -189,10 +173,6 @@ def _fact(value: object) -> str:
     if isinstance(value, list):
         return "; ".join(_fact(item) for item in value)
     return "" if value is None else str(value)
-
-
-def _format(value: object, spec: str, unit: str = "") -> str:
-    return f"{value:{spec}}{unit}" if isinstance(value, int | float) else ""
 
 
 def _amount(value: float, unit: str, thousandth: str) -> str:

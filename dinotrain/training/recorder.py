@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -31,6 +31,7 @@ class Recorder:
     All processes call its methods together; files and the screen are the main process's.
 
     Args:
+        gpu_power: watts that this process's GPU draws; None where that is not known.
         earlier_seconds: time that the run took before it was resumed.
     """
 
@@ -44,10 +45,12 @@ class Recorder:
         advisor: Advisor,
         skips: SkipLog,
         student_temperature: float,
+        gpu_power: Callable[[], float | None],
         earlier_seconds: float = 0.0,
     ) -> None:
         self.world, self.metrics, self.display, self.trackers = world, metrics, display, trackers
         self.advisor, self.skips, self.student_temperature = advisor, skips, student_temperature
+        self._gpu_power = gpu_power
         self._started = time.monotonic() - earlier_seconds
         self._skipped: list[Skipped] = []
         self.last: Row = {}
@@ -72,8 +75,10 @@ class Recorder:
         """Write the row of a step."""
         elapsed = max(time.monotonic() - self._window, 1e-9)
         self._report_skipped()
-        sums = torch.stack([result.loss, *result.terms, result.loss.new_tensor(self._waited / elapsed)])
-        loss, dino, ibot, koleo, waited = mean_over_processes(sums).tolist()
+        watts = self._gpu_power()
+        own = result.loss.new_tensor([self._waited / elapsed, watts or 0.0])
+        means = mean_over_processes(torch.cat([torch.stack([result.loss, *result.terms]), own]))
+        loss, dino, ibot, koleo, waited, mean_watts = means.tolist()
         row: Row = {
             "step": state.step,
             "time": round(self.seconds, 3),
@@ -90,6 +95,7 @@ class Recorder:
             "images_per_second": self._images * self.world.size / elapsed,
             "data_wait": waited,
             "memory_gb": peak_memory_gb(self.world.device),
+            "gpu_watts": None if watts is None else mean_watts * self.world.size,
             "loss_scale": state.scaler.get_scale() if state.scaler.is_enabled() else None,
             "skipped_steps": state.skipped_steps,
             "skipped_files": len(self.skips),

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dinotrain.reporting.energy import CPU_WATTS_PER_CORE, board_watts, estimate_energy
+from dinotrain.reporting.energy import CPU_WATTS_PER_CORE, board_watts, energy_of_run, estimate_energy
 from dinotrain.reporting.run_folder import RunFolder
-from dinotrain.reporting.sections import run_energy
 
 
 def test_the_published_figures_come_out_for_the_published_run() -> None:
@@ -40,9 +39,18 @@ def test_boards_are_known_by_name() -> None:
 
 
 def test_the_energy_of_a_run_counts_all_its_machines(tmp_path: Path) -> None:
-    machine = {"cores": 64, "gpus": [{"name": "NVIDIA A100"}] * 8}
+    machine = {"cores": 64, "gpus": [{"name": "NVIDIA A100"}] * 8, "processes": 16}
     (tmp_path / "environment.json").write_text(json.dumps(machine))
-    (tmp_path / "results.json").write_text(json.dumps({"seconds": 3600.0, "processes": 16}))
-    energy = run_energy(RunFolder(tmp_path))
+    (tmp_path / "results.json").write_text(json.dumps({"seconds": 3600.0}))
+    energy = energy_of_run(RunFolder(tmp_path))
     assert energy is not None
     assert energy.kwh == pytest.approx(estimate_energy(seconds=3600, cores=128, gpus=["A100"] * 16).kwh)
+    rows = [{"step": step, "time": 10.0, "gpu_watts": 1000.0 * step} for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    measured = energy_of_run(RunFolder(tmp_path))
+    assert measured is not None
+    assert measured.kwh == pytest.approx(estimate_energy(seconds=3600, cores=128, gpu_watts=2000.0).kwh)
+
+
+def test_nothing_is_claimed_without_a_record(tmp_path: Path) -> None:
+    assert energy_of_run(RunFolder(tmp_path)) is None

@@ -58,6 +58,7 @@ def test_a_finished_run_shows_everything(finished: str) -> None:
         "<h1>small</h1>",
         ">finished<",
         "70.0 %",
+        "GiB",
         "30.2 %",
         "35.5 %",
         "k-NN over steps",
@@ -121,6 +122,18 @@ def test_a_killed_run_is_reported_from_its_rows(tmp_path: Path) -> None:
     assert "last record at step 50 of 100" in page
     assert "46.0 %" in page
     assert "Total loss" in page
+
+
+def test_results_of_an_earlier_part_do_not_cover_what_came_after(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=60, finished=False)
+    earlier = {"knn_top1": 38.0, "steps": 20, "seconds": 40.0, "finished": False, "loss": 9.5}
+    (run / "results.json").write_text(json.dumps(earlier))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 60, "time": 120.0, "event": "resume"}) + "\n")
+    page = page_of(run)
+    assert "last record at step 60 of 100" in page
+    assert "54.0 %" in page
+    assert "2 min" in page
 
 
 @pytest.mark.parametrize(
