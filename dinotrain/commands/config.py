@@ -162,9 +162,7 @@ def _explain(error: Exception, root: str, overrides: Sequence[str]) -> str:
             names = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
             return f"{group}={name}: no such {group}; {_near(name, names)}"
     if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override}: cannot be read as key=value ({first}); quote special characters: 'key=\"a,b\"'"
-        )
+        return f"{error.override}: cannot be read as key=value ({first}); quote special characters: 'key=\"a,b\"'"
     match = re.search(r"Could not override '([^']+)'", text)
     if match:
         return f"{match[1]}: no such key; {_suggest(match[1], root, overrides)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -12,22 +13,22 @@ from omegaconf import DictConfig
 from dinotrain.commands.assembly import Plan, build_loader, build_state, settle
 from dinotrain.commands.banner import banner
 from dinotrain.commands.parameter_table import parameter_table
+from dinotrain.commands.results import conclude
 from dinotrain.commands.resume import checkpoint_to_resume
 from dinotrain.commands.settings import Settings
 from dinotrain.commands.validation import Validation
 from dinotrain.data.skips import SkipLog
 from dinotrain.distributed.world import World, join_world
 from dinotrain.errors import UserError
-from dinotrain.reporting.energy import estimate_energy, gpu_power
-from dinotrain.reporting.environment import environment, gpus, usable_cores
-from dinotrain.reporting.report import write_report
+from dinotrain.reporting.energy import gpu_power
+from dinotrain.reporting.environment import environment
 from dinotrain.training.advice import Advisor
-from dinotrain.training.checkpoint import Checkpointer, complete_checkpoints
+from dinotrain.training.checkpoint import Checkpointer
 from dinotrain.training.display import Display
 from dinotrain.training.interrupt import Interrupt
-from dinotrain.training.loop import train
+from dinotrain.training.loop import due, train
 from dinotrain.training.metrics import MetricsFile
-from dinotrain.training.recorder import Recorder, peak_memory_gb
+from dinotrain.training.recorder import Recorder
 from dinotrain.training.state import TrainState
 from dinotrain.training.trackers import Trackers
 
@@ -58,12 +59,19 @@ def pretrain(config: DictConfig) -> None:
             except ValueError as error:
                 raise UserError(str(error)) from error
         with ExitStack() as stack:
-            recorder = open_recorder(settings, state, world, stack)
+            recorder = open_recorder(settings, plan, state, world, stack)
             if world.main:
                 recorder.display.banner(banner(settings, plan, state, world))
                 if start is not None:
-                    recorder.display.message(f"going on from {start} (step {state.step} of {settings.recipe.steps})")
+                    recorder.display.message(resume_message(state.step, settings.recipe.steps, start))
             _train_and_conclude(settings, plan, state, world, recorder, checkpointer, interrupt)
+
+
+def resume_message(step: int, steps: int, checkpoint: Path) -> str:
+    """What is said when a run is not started but found."""
+    if step == steps:
+        return f"already finished: all {steps} steps are done"
+    return f"going on from {checkpoint} (step {step} of {steps})"
 
 
 def choose_device(name: str) -> str:
@@ -79,7 +87,7 @@ def choose_device(name: str) -> str:
     return name
 
 
-def open_recorder(settings: Settings, state: TrainState, world: World, stack: ExitStack) -> Recorder:
+def open_recorder(settings: Settings, plan: Plan, state: TrainState, world: World, stack: ExitStack) -> Recorder:
     """The run folder's files brought to the state's step, and all that writes to them."""
     run_dir, logging = settings.run_dir, settings.logging
     metrics = MetricsFile(run_dir / "metrics.jsonl")
@@ -107,7 +115,7 @@ def open_recorder(settings: Settings, state: TrainState, world: World, stack: Ex
         metrics=metrics,
         display=display,
         trackers=trackers,
-        advisor=Advisor(num_prototypes=config.method.dino_head.num_prototypes, rows=rows),
+        advisor=Advisor(num_prototypes=config.method.dino_head.num_prototypes, rows=rows, images=plan.micro_batch),
         skips=SkipLog(run_dir / "skipped.txt", length=len(settings.source), max_fraction=config.data.max_broken),
         student_temperature=config.method.objective.student_temperature,
         gpu_power=gpu_power,
@@ -126,92 +134,48 @@ def _train_and_conclude(
 ) -> None:
     config, recipe = settings.config, settings.recipe
     validation = Validation(settings, state.teacher.backbone, world)
-    if state.step == recipe.steps:
-        recorder.display.message(f"already finished: all {recipe.steps} steps are done")
-    elif state.step:
-        recorder.event("resume", state.step)
-    elif baselines := validation.baselines():
+    if state.step == 0 and (baselines := validation.baselines()).numbers:
         recorder.evaluation(baselines, 0)
-    finished = train(
-        state,
-        iter(build_loader(settings, plan, world, state.step)),
-        recipe.schedules(),
-        steps=recipe.steps,
-        micro_batches=plan.accumulation,
-        clip_grad=recipe.clip_grad,
-        log_every=config.log_every,
-        checkpoint_every=config.checkpoint.every,
-        evaluate_every=config.evaluation.every,
-        evaluate=validation,
-        world=world,
-        recorder=recorder,
-        checkpointer=checkpointer,
-        interrupt=interrupt,
-        run_dir=settings.run_dir,
-    )
+    elif 0 < state.step < recipe.steps:
+        recorder.event("resume", state.step)
+    if owed(recorder, state.step, recipe.steps, config.evaluation.every):
+        recorder.evaluation(validation(state.step), state.step)
+    try:
+        finished = train(
+            state,
+            iter(build_loader(settings, plan, world, state.step)),
+            recipe.schedules(),
+            steps=recipe.steps,
+            micro_batches=plan.accumulation,
+            clip_grad=recipe.clip_grad,
+            log_every=config.log_every,
+            checkpoint_every=config.checkpoint.every,
+            evaluate_every=config.evaluation.every,
+            evaluate=validation,
+            world=world,
+            recorder=recorder,
+            checkpointer=checkpointer,
+            interrupt=interrupt,
+            run_dir=settings.run_dir,
+        )
+    except UserError:
+        if world.main:
+            conclude(settings, recorder, state)
+        raise
     if not finished:
         recorder.event("interrupted", state.step)
-    # A run that was cut off between its last checkpoint and its last evaluation still owes the latter.
-    elif world.any(
-        world.main and not any("knn_top1" in r and r["step"] == recipe.steps for r in recorder.metrics.rows())
-    ):
+    elif owed(recorder, state.step, recipe.steps, config.evaluation.every):
         recorder.evaluation(validation(state.step), state.step)
     if world.main:
-        conclude(settings, recorder, state, finished)
+        if not finished:
+            text = f"stopped at step {state.step} of {recipe.steps}, saved; the same command goes on from here"
+            recorder.display.message(text)
+        conclude(settings, recorder, state)
 
 
-def summarize(rows: list[dict], settings: Settings, state: TrainState, recorder: Recorder, finished: bool) -> dict:
-    """The content of results.json, from the run's records."""
-    last = {key: value for row in rows for key, value in row.items() if value is not None}
-    speeds = sorted(row["images_per_second"] for row in rows if row.get("images_per_second"))
-    checkpoints = complete_checkpoints(settings.run_dir / "checkpoints")
-    watts = [row["gpu_watts"] for row in rows if row.get("gpu_watts")]
-    boards = [gpu["name"] for gpu in gpus()["gpus"] or []][:1] * recorder.world.size
-    seconds = max((row.get("time") or 0.0 for row in rows), default=0.0)
-    energy = estimate_energy(
-        seconds=seconds,
-        cores=usable_cores() * recorder.world.size // recorder.world.local_size,
-        gpus=boards,
-        gpu_watts=sum(watts) / len(watts) if watts else None,
-    )
-    return {
-        **{key: value for key, value in last.items() if key.startswith("knn_")},
-        "loss": last.get("loss"),
-        "steps": state.step,
-        "finished": finished,
-        "images": state.step * settings.recipe.global_batch,
-        "seconds": round(seconds, 1),
-        "images_per_second": speeds[len(speeds) // 2] if speeds else None,
-        "peak_memory_gb": round(peak_memory_gb(recorder.world.device), 3),
-        "energy_kwh": round(energy.kwh, 6),
-        "processes": recorder.world.size,
-        "checkpoint": str(checkpoints[-1]) if checkpoints else None,
-    }
-
-
-def conclude(settings: Settings, recorder: Recorder, state: TrainState, finished: bool) -> None:
-    """Write results and report, print the closing table or how to go on."""
-    run_dir, rows = settings.run_dir, recorder.metrics.rows()
-    results = summarize(rows, settings, state, recorder, finished)
-    (run_dir / "results.json").write_text(json.dumps(results, indent=1))
-    report = write_report(run_dir)
-    display = recorder.display
-    if finished and "knn_top1" in results:
-        display.table(
-            "k-NN accuracy (top 1, %)",
-            ["features", "accuracy"],
-            [
-                [label, f"{results[key]:.1f}"]
-                for label, key in (
-                    ("trained teacher", "knn_top1"),
-                    ("same network, untrained", "knn_top1_untrained"),
-                    ("raw pixels", "knn_top1_pixels"),
-                )
-                if results.get(key) is not None
-            ],
-        )
-    if not finished:
-        display.message(
-            f"stopped at step {state.step} of {settings.recipe.steps}, saved; the same command goes on from here"
-        )
-    display.message(f"report: {report}")
+def owed(recorder: Recorder, step: int, steps: int, every: int | None) -> bool:
+    """Whether the evaluation after `step` is due and not on record: the end comes without it, and so may a resume."""
+    if step == 0 or not (step == steps or due(step, every)):
+        return False
+    done = any(row["step"] == step and row.get("evaluated") for row in recorder.metrics.rows())
+    return recorder.world.any(recorder.world.main and not done)

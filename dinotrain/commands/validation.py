@@ -14,6 +14,7 @@ from dinotrain.evaluation.features import Preparation, cls_function
 from dinotrain.evaluation.knn_probe import KnnProbe, labelled_split
 from dinotrain.evaluation.pictures import feature_picture, save_picture
 from dinotrain.models.vit import VisionTransformer
+from dinotrain.training.recorder import Evaluated
 
 
 class Validation:
@@ -42,20 +43,23 @@ class Validation:
         )
         self.pixels = self._picture_pixels(test or source)
 
-    def baselines(self) -> dict[str, float]:
+    def baselines(self) -> Evaluated:
         """k-NN of the network as it is before the first step, and of raw pixels."""
         if self.probe is None:
-            return {}
+            return Evaluated({})
         untrained = self.probe.evaluate(cls_function(self.backbone))["knn_top1"]
-        return {"knn_top1_untrained": untrained, "knn_top1_pixels": self.probe.pixels()}
+        return Evaluated({"knn_top1_untrained": untrained, "knn_top1_pixels": self.probe.pixels()})
 
-    def __call__(self, step: int) -> dict[str, float]:
+    def __call__(self, step: int) -> Evaluated:
         """k-NN of the teacher; draws the picture of this step."""
+        pictures = ()
         if self.pixels is not None:
             picture = feature_picture(self.backbone, self.pixels, self.preparation)
+            pictures = (self.folder / f"features_{step:08d}.png",)
             if self.world.main:
-                save_picture(picture, self.folder / f"features_{step:08d}.png")
-        return self.probe.evaluate(cls_function(self.backbone)) if self.probe is not None else {}
+                save_picture(picture, pictures[0])
+        numbers = self.probe.evaluate(cls_function(self.backbone)) if self.probe is not None else {}
+        return Evaluated(numbers, pictures)
 
     def _picture_pixels(self, source: Source) -> torch.Tensor | None:
         """The images of the pictures: evenly spaced through the source, the same in every run."""

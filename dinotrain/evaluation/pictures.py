@@ -40,7 +40,8 @@ def feature_picture(
     backbone.train(was_training)
     side = preparation.size // backbone.patch_size
     colors = pca_colors(patches).unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    attention = attention / attention.amax(dim=(2, 3), keepdim=True)
+    low, high = attention.amin(dim=(2, 3), keepdim=True), attention.amax(dim=(2, 3), keepdim=True)
+    attention = (attention - low) / (high - low).clamp(min=1e-12)
     rows = [pixels.float() / 255, colors, attention.expand(-1, 3, -1, -1)]
     tiles = [F.interpolate(row.cpu(), size=(cell, cell), mode="nearest") for row in rows]
     sheet = torch.cat([_line(row) for row in tiles], dim=1)

@@ -12,11 +12,11 @@ from dinotrain.errors import UserError
 from dinotrain.optim.recipe import StepValues
 from dinotrain.training.checkpoint import Checkpointer
 from dinotrain.training.interrupt import Interrupt
-from dinotrain.training.recorder import Recorder
+from dinotrain.training.recorder import Evaluated, Recorder
 from dinotrain.training.state import TrainState
 from dinotrain.training.step import NonFiniteError, StepResult, train_step
 
-Evaluate = Callable[[int], dict[str, float]]
+Evaluate = Callable[[int], Evaluated]
 """Evaluates the teacher after a step; all processes together."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -23,6 +25,13 @@ from dinotrain.training.step import StepResult
 from dinotrain.training.trackers import Trackers
 
 Row = dict[str, float | int | str | None]
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation found: numbers by name, and pictures it drew."""
+
+    numbers: dict[str, float]
+    pictures: tuple[Path, ...] = ()
 
 
 class Recorder:
@@ -124,9 +133,15 @@ class Recorder:
             self.display.update(row)
             self.trackers.log(int(row["step"] or 0), row)
 
-    def evaluation(self, measured: dict[str, float], step: int) -> None:
+    def evaluation(self, found: Evaluated, step: int) -> None:
         """Write what was measured on the teacher; the time it took does not count as training."""
-        self.write({"step": step, "time": round(self.seconds, 3), **measured})
+        row: Row = {"step": step, "time": round(self.seconds, 3), "evaluated": 1, **found.numbers}
+        self.write(row)
+        if self.world.main:
+            for picture in found.pictures:
+                self.trackers.image(step, "features", picture)
+        for text in self.advisor.check(row):
+            self.warn(text, step)
         self._open_window()
 
     def event(self, name: str, step: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_classes_are_balanced(split: str) -> None:
 
 
 def test_fingerprints_differ_with_the_images() -> None:
-    settings = ({}, {"split": "test"}, {"size": 32}, {"length": 50}, {"seed": 3})
+    settings: tuple[dict[str, Any], ...] = ({}, {"split": "test"}, {"size": 32}, {"length": 50}, {"seed": 3})
     assert len({EmbeddedSource(**setting).fingerprint() for setting in settings}) == len(settings)
     assert EmbeddedSource().fingerprint() == EmbeddedSource().fingerprint()
 
@@ -115,7 +116,7 @@ def test_fingerprints_differ_with_the_images() -> None:
         ({"seed": -1}, "seed: got -1, must be a whole number of at least 0"),
     ],
 )
-def test_bad_settings_are_refused(setting: dict, message: str) -> None:
+def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="^" + message.replace("'", ".") + "$"):
         EmbeddedSource(**setting)
 
