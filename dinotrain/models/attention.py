@@ -41,8 +41,18 @@ def _attend_sdpa(qkv: Float[Tensor, "T E"], layout: Layout, heads: int) -> Float
     parts = []
     for (batch, length), part in zip(layout, qkv.split(group_rows(layout))):
         q, k, v = part.view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-        parts.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch * length, -1))
+        parts.append(_attention(q, k, v).transpose(1, 2).reshape(batch * length, -1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _attention(
+    q: Float[Tensor, "B h N d"], k: Float[Tensor, "B h N d"], v: Float[Tensor, "B h N d"]
+) -> Float[Tensor, "B h N d"]:
+    # torch's fused kernel for half precision on a CPU has a backward pass that takes several times as long as products.
+    if q.device.type == "cpu" and q.dtype != torch.float32:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        return scores.float().softmax(dim=-1).to(q.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def _attend_xformers(qkv: Float[Tensor, "T E"], layout: Layout, heads: int) -> Float[Tensor, "T D"]:
