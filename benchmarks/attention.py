@@ -1,6 +1,6 @@
 """Attention on a CPU in half precision: torch's fused kernel against plain products, forward and backward, in turn.
 
-    python benchmarks/attention.py
+python benchmarks/attention.py
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from dinotrain.commands.usage import help_text
@@ -29,10 +30,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         rank = os.environ.get("RANK", "0")
         print(f"error{'' if rank == '0' else f' (process {rank})'}: {error}", file=sys.stderr, flush=True)
+        _leave_at_once(1)
+        return 1
+    except Exception:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            raise
+        traceback.print_exc()
+        _leave_at_once(1)
         return 1
     except KeyboardInterrupt:
         print("stopped before the first step; nothing to save", file=sys.stderr)
         return 130
+
+
+def _leave_at_once(status: int) -> None:
+    """End a process of several without waiting for the others, which may be waiting for this one."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        sys.stdout.flush()
+        os._exit(status)
 
 
 def _run(overrides: Sequence[str], show: bool) -> int:

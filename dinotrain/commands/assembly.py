@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from dinotrain.commands.settings import Settings, build
 from dinotrain.data.loader import Loader
-from dinotrain.distributed.parallelize import Precision, device_mesh, materialize, parallelize
+from dinotrain.distributed.parallelize import DTYPES, Precision, device_mesh, materialize, parallelize
 from dinotrain.distributed.world import World
 from dinotrain.errors import UserError
 from dinotrain.methods.self_distillation import SelfDistillation
@@ -25,6 +25,7 @@ class Plan:
 
     precision: Precision
     attention: str
+    attention_available: tuple[str, ...]
     micro_batch: int
     accumulation: int
     workers: int
@@ -37,19 +38,24 @@ def settle(settings: Settings, world: World, cores: int) -> Plan:
         UserError: where a choice can't be had here, or the batch can't be divided.
     """
     runtime, recipe = settings.runtime, settings.recipe
-    backends = available_backends(world.device)
+    precision = default_precision(world.device) if runtime.precision == "auto" else runtime.precision
+    head_dim = settings.config.model.embed_dim // settings.config.model.num_heads
+    backends = available_backends(world.device, DTYPES[precision], head_dim)
     if runtime.attention != "auto" and runtime.attention not in backends:
         raise UserError(
-            f"runtime.attention: {runtime.attention} has no kernel on this {world.device.type} machine; "
-            f"available: {', '.join(backends)}"
+            f"runtime.attention: {runtime.attention} has no kernel for {precision} and {head_dim} channels per head on "
+            f"this {world.device.type} machine; available: {', '.join(backends)}"
         )
-    micro, accumulation = divide_batch(recipe.global_batch, recipe.micro_batch, world.size)
-    precision = default_precision(world.device) if runtime.precision == "auto" else runtime.precision
-    attention = backends[-1] if runtime.attention == "auto" else runtime.attention
+    # A compiled block would be cut in two by a kernel from outside torch.
+    best = "sdpa" if runtime.compile else backends[-1]
+    attention = best if runtime.attention == "auto" else runtime.attention
+    micro, accumulation = divide_batch(
+        recipe.global_batch, world.size, micro_batch=recipe.micro_batch, limit=recipe.micro_batch_limit
+    )
     workers = runtime.workers
     if workers is None:
         workers = min(max(cores // world.local_size - 1, 1), 12)
-    return Plan(precision, attention, micro, accumulation, workers)
+    return Plan(precision, attention, backends, micro, accumulation, workers)
 
 
 def default_precision(device: torch.device) -> Precision:
@@ -60,17 +66,24 @@ def default_precision(device: torch.device) -> Precision:
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 
 
-def divide_batch(global_batch: int, micro_batch: int | None, processes: int) -> tuple[int, int]:
+def divide_batch(global_batch: int, processes: int, *, micro_batch: int | None, limit: int | None) -> tuple[int, int]:
     """(images per process and forward pass, forward passes per step).
 
     Raises:
-        UserError: if the global batch is no multiple of what one pass of all processes takes.
+        UserError: if the global batch can't be divided among the processes, or into what one pass of them takes.
     """
-    micro = micro_batch or max(global_batch // processes, 1)
-    if global_batch % (micro * processes):
-        at_once = f"{processes} processes" + (f" x optim.micro_batch {micro}" if micro_batch else "")
-        raise UserError(f"optim.global_batch: {global_batch} is not a multiple of {at_once}")
-    return micro, global_batch // (micro * processes)
+    if global_batch % processes:
+        raise UserError(f"optim.global_batch: {global_batch} is not a multiple of the {processes} processes")
+    share = global_batch // processes
+    if micro_batch is not None:
+        if share % micro_batch:
+            raise UserError(
+                f"optim.micro_batch: {micro_batch} does not divide the {share} images of each process "
+                f"(optim.global_batch {global_batch} over {processes})"
+            )
+        return micro_batch, share // micro_batch
+    passes = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= (limit or share))
+    return share // passes, passes
 
 
 def build_networks(config: DictConfig) -> Networks:
@@ -135,13 +148,10 @@ def build_state(settings: Settings, plan: Plan, world: World) -> TrainState:
 def build_loader(settings: Settings, plan: Plan, world: World, start_step: int) -> Loader:
     """The input pipeline of this process, from a step on."""
     config = settings.config
-    masks = None
-    if config.method.masks is not None:
-        masks = build(config.method.masks, grid=config.crops.global_size // config.model.patch_size, seed=config.seed)
     return Loader(
         source=settings.source,
-        crops=build(config.crops),
-        masks=masks,
+        crops=settings.crops,
+        masks=settings.masks,
         global_batch=config.optim.global_batch,
         micro_batch=plan.micro_batch,
         rank=world.rank,

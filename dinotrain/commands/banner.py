@@ -5,7 +5,6 @@ from __future__ import annotations
 from dinotrain.commands.assembly import Plan
 from dinotrain.commands.settings import Settings
 from dinotrain.distributed.world import World
-from dinotrain.models.attention import available_backends
 from dinotrain.training.state import TrainState
 
 
@@ -25,14 +24,14 @@ def banner(settings: Settings, plan: Plan, state: TrainState, world: World) -> l
         (
             "global batch",
             f"{recipe.global_batch} = {world.size} process{'es' * (world.size > 1)} x {plan.micro_batch}"
-            f" x {plan.accumulation} accumulated",
+            f" x {plan.accumulation} accumulated" + _seen_by_losses(settings, plan, world),
         ),
         ("learning rate", f"{recipe.lr:.3g} at the peak ({recipe.base_lr:g} at {recipe.lr_reference_batch}, {rule})"),
         ("tokens per step", f"{tokens_per_step(settings):,}"),
         ("parameters", _parameters(state)),
         ("sharding", _sharding(settings, world)),
         ("precision", f"{plan.precision}, master weights fp32"),
-        ("attention", f"{plan.attention} (available here: {', '.join(available_backends(world.device))})"),
+        ("attention", f"{plan.attention} (available here: {', '.join(plan.attention_available)})"),
         ("data workers", f"{plan.workers} per process"),
     ]
 
@@ -46,6 +45,17 @@ def tokens_per_step(settings: Settings) -> int:
         return (size // model.patch_size) ** 2 + extra
 
     return settings.recipe.global_batch * (2 * tokens(crops.global_size) + crops.num_local * tokens(crops.local_size))
+
+
+def _seen_by_losses(settings: Settings, plan: Plan, world: World) -> str:
+    """Which losses see less than the global batch when gradients are accumulated."""
+    objective = settings.config.method.objective
+    parts = []
+    if objective.koleo_weight:
+        parts.append(f"KoLeo looks among {plan.micro_batch} images")
+    if objective.targets == "sinkhorn":
+        parts.append(f"Sinkhorn-Knopp balances over {plan.micro_batch * world.size}")
+    return f"; {', '.join(parts)}" if parts and plan.accumulation > 1 else ""
 
 
 def _parameters(state: TrainState) -> str:

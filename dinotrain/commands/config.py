@@ -43,7 +43,7 @@ def compose_config(root: str, overrides: Sequence[str]) -> DictConfig:
         OmegaConf.resolve(config)
     except UserError:
         raise
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, root, overrides)) from None
     check_keys(config, overrides)
     return config

@@ -58,11 +58,15 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         if self.every is not None:
             _at_least(1, "evaluation.every", self.every)
-        _at_least(1, "evaluation.batch", self.batch)
+        for name, least in (("batch", 1), ("max_train", 1), ("max_test", 1), ("size", 1), ("pictures", 0)):
+            value = getattr(self, name)
+            if value is not None:
+                _at_least(least, f"evaluation.{name}", value)
         if not self.k or min(self.k) < 1:
             raise ValueError(f"evaluation.k: got {list(self.k)}, expected numbers of neighbours, e.g. [10,20]")
         if not 0 < self.crop_fraction <= 1:
             raise ValueError(f"evaluation.crop_fraction: got {self.crop_fraction}, expected a share in (0, 1]")
+        _above_zero("evaluation.temperature", self.temperature)
         if self.test_root is not None and self.train_root is None:
             raise ValueError("evaluation.test_root: got a folder without evaluation.train_root, expected both")
 
@@ -77,6 +81,9 @@ class ParallelOptions:
     shard_size: int | None = None
     reshard_after_forward: bool = True
     timeout_minutes: float = 15.0
+
+    def __post_init__(self) -> None:
+        _above_zero("parallel.timeout_minutes", self.timeout_minutes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +103,7 @@ class RuntimeOptions:
         if self.workers is not None:
             _at_least(0, "runtime.workers", self.workers)
         _at_least(1, "runtime.prefetch", self.prefetch)
+        _above_zero("runtime.initial_loss_scale", self.initial_loss_scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,3 +118,8 @@ class LoggingOptions:
 def _at_least(least: int, key: str, got: int) -> None:
     if got < least:
         raise ValueError(f"{key}: got {got}, expected at least {least}")
+
+
+def _above_zero(key: str, got: float) -> None:
+    if not got > 0:
+        raise ValueError(f"{key}: got {got}, expected a number above 0")

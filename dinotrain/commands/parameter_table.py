@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
-from fvcore.nn import parameter_count_table
 from torch import nn
 
 
 def parameter_table(networks: nn.Module, optimizer: torch.optim.Optimizer) -> str:
     """Counts by module, then every parameter with its shape and its multipliers of learning rate and weight decay."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fvcore uses torch.jit at import
+        from fvcore.nn import parameter_count_table
     rules = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     lines = [f"{'parameter':<44}{'shape':<20}{'lr x':>10}{'weight decay x':>16}"]
     for name, parameter in networks.named_parameters():

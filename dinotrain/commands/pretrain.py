@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from dinotrain.commands.assembly import Plan, build_loader, build_state, settle
+from dinotrain.commands.assembly import Plan, build_loader, build_networks, build_state, settle
 from dinotrain.commands.banner import banner
 from dinotrain.commands.parameter_table import parameter_table
 from dinotrain.commands.results import conclude
-from dinotrain.commands.resume import checkpoint_to_resume
+from dinotrain.commands.resume import checkpoint_to_resume, record
 from dinotrain.commands.settings import Settings
 from dinotrain.commands.validation import Validation
 from dinotrain.data.skips import SkipLog
@@ -41,10 +41,14 @@ def pretrain(config: DictConfig) -> None:
     """
     settings = Settings.of(config)
     device = choose_device(settings.runtime.device)
-    start = checkpoint_to_resume(settings)
+    # What is wrong with these is said before anything starts.
+    build_networks(config)
+    checkpoint_to_resume(settings)
+    make_folder(settings)
     # Signals are caught once all processes are there: until then there is nothing to save, and nobody to agree with.
     with join_world(device, settings.parallel.timeout_minutes) as world, Interrupt() as interrupt:
         plan = settle(settings, world, len(os.sched_getaffinity(0)))
+        start = agree(settings, world)
         state = build_state(settings, plan, world)
         checkpointer = Checkpointer(
             settings.run_dir / "checkpoints",
@@ -52,6 +56,7 @@ def pretrain(config: DictConfig) -> None:
             keep_last=settings.checkpoint.keep_last,
             keep_every=settings.checkpoint.keep_every,
             config=settings.text,
+            record=record(settings, start),
         )
         if start is not None:
             try:
@@ -65,6 +70,31 @@ def pretrain(config: DictConfig) -> None:
                 if start is not None:
                     recorder.display.message(resume_message(state.step, settings.recipe.steps, start))
             _train_and_conclude(settings, plan, state, world, recorder, checkpointer, interrupt)
+
+
+def make_folder(settings: Settings) -> None:
+    """Make the run folder.
+
+    Raises:
+        UserError: if it can't be made or written to.
+    """
+    try:
+        settings.run_dir.mkdir(parents=True, exist_ok=True)
+        (settings.run_dir / "config.yaml").open("a").close()
+    except OSError as error:
+        raise UserError(f"output_dir: can't write to {settings.run_dir} ({error.strerror})") from error
+
+
+def agree(settings: Settings, world: World) -> Path | None:
+    """The main process's choice of a checkpoint: what lies in a shared folder may look different elsewhere.
+
+    Raises:
+        UserError: if the processes don't have the same images.
+    """
+    seen = set(world.gather(settings.source.fingerprint()))
+    if len(seen) > 1:
+        raise UserError(f"data.root: the processes see different images there ({', '.join(sorted(seen))})")
+    return world.gather(checkpoint_to_resume(settings) if world.main else None)[0]
 
 
 def resume_message(step: int, steps: int, checkpoint: Path) -> str:
@@ -92,7 +122,6 @@ def open_recorder(settings: Settings, plan: Plan, state: TrainState, world: Worl
     run_dir, logging = settings.run_dir, settings.logging
     metrics = MetricsFile(run_dir / "metrics.jsonl")
     if world.main:
-        run_dir.mkdir(parents=True, exist_ok=True)
         metrics.truncate(state.step if state.step else -1)
         (run_dir / "config.yaml").write_text(settings.text)
         (run_dir / "environment.json").write_text(json.dumps(environment(), indent=1))
@@ -159,6 +188,7 @@ def _train_and_conclude(
             run_dir=settings.run_dir,
         )
     except UserError:
+        checkpointer.settle()
         if world.main:
             conclude(settings, recorder, state)
         raise

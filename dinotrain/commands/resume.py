@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 from dinotrain.commands.config import differences
 from dinotrain.commands.settings import Settings
 from dinotrain.errors import UserError
-from dinotrain.training.checkpoint import MANIFEST, checkpoint_step, complete_checkpoints
+from dinotrain.training.checkpoint import MANIFEST, checkpoint_step, complete_checkpoints, read_manifest
 
 
 def checkpoint_to_resume(settings: Settings) -> Path | None:
@@ -35,14 +36,30 @@ def checkpoint_to_resume(settings: Settings) -> Path | None:
     else:
         return None
     check_unchanged(settings, chosen)
+    if checkpoint_step(chosen) > settings.recipe.steps:
+        raise UserError(f"optim.steps: got {settings.recipe.steps}, but {chosen} is past that step already")
     return chosen
+
+
+def record(settings: Settings, start: Path | None) -> dict[str, str | None]:
+    """What the manifests of this run's checkpoints say beside their numbers: its data, and where it came from."""
+    origin = settings.resume.checkpoint
+    if start is not None and (origin is None or Path(origin).resolve() != start.resolve()):
+        origin = _manifest(start).get("origin")
+    return {"data": settings.source.fingerprint(), "origin": origin and str(Path(origin).resolve())}
 
 
 def _named(name: str, found: list[Path]) -> Path:
     path = Path(name)
     if not (path / MANIFEST).exists():
         raise UserError(f"resume.checkpoint: {path} is not a complete checkpoint; expected a folder .../step_<number>")
+    try:
+        checkpoint_step(path)
+    except ValueError as error:
+        raise UserError(f"resume.checkpoint: {error}") from error
     newer = [other for other in found if checkpoint_step(other) > checkpoint_step(path)]
+    if newer and _manifest(newer[-1]).get("origin") == str(path.resolve()):
+        return newer[-1]  # the same command as at the start of this run, which has come further since
     if newer:
         names = ", ".join(other.name for other in newer)
         raise UserError(
@@ -52,16 +69,37 @@ def _named(name: str, found: list[Path]) -> Path:
     return path
 
 
+def _manifest(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return read_manifest(checkpoint)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _unreadable(path: Path, reason: object) -> str:
+    why = str(reason).strip().splitlines()[0]
+    return f"{path} can't be read ({why}): remove that checkpoint's folder to go on from the one before"
+
+
 def check_unchanged(settings: Settings, checkpoint: Path) -> None:
     """Refuse another recipe than the checkpoint's, unless it is allowed.
 
     Raises:
         UserError: with the list of differences.
     """
-    before = yaml.safe_load((checkpoint / "config.yaml").read_text())
+    path = checkpoint / "config.yaml"
+    try:
+        before = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(_unreadable(path, error)) from error
+    if not isinstance(before, dict):
+        raise UserError(_unreadable(path, "not a configuration"))
     now = OmegaConf.to_container(settings.config, resolve=True)
     assert isinstance(now, dict)
     changed = differences(before, now)
+    data = _manifest(checkpoint).get("data")
+    if data != settings.source.fingerprint():
+        changed.append(f"the images themselves: {data} -> {settings.source.fingerprint()}")
     if changed and not settings.resume.allow_changes:
         raise UserError(
             f"{settings.run_dir} was started with another recipe: {'; '.join(changed)}. "

@@ -18,9 +18,14 @@ from dinotrain.commands.options import (
     ResumeOptions,
     RuntimeOptions,
 )
+from dinotrain.data.crops import MultiCrop
+from dinotrain.data.folder import FolderSource
+from dinotrain.data.masks import MaskSampler
 from dinotrain.data.source import Source
 from dinotrain.errors import UserError
 from dinotrain.optim.recipe import OptimizationRecipe
+
+OPTION_GROUPS = ("parallel", "runtime", "checkpoint", "resume", "evaluation", "logging")
 
 
 def build(node: DictConfig, **arguments: Any) -> Any:
@@ -35,10 +40,16 @@ def build(node: DictConfig, **arguments: Any) -> Any:
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, (ValueError, UserError)):
-            raise UserError(str(cause)) from cause
+            raise UserError(_placed(node, cause)) from cause
         raise
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(_placed(node, error)) from error
+
+
+def _placed(node: DictConfig, error: Exception) -> str:
+    """The message of a constructor, with the place of its keys in the configuration before it."""
+    where = node._get_full_key(None)
+    return str(error) if str(error).startswith(where.split(".")[0]) else f"{where}.{error}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,10 @@ class Settings:
     evaluation: EvaluationOptions
     logging: LoggingOptions
     source: Source
+    crops: MultiCrop
+    masks: MaskSampler | None
+    labelled: tuple[Source, Source | None]
+    """The images that k-NN searches in, and those to classify; None for a part of the former."""
 
     @classmethod
     def of(cls, config: DictConfig) -> Settings:
@@ -63,15 +78,16 @@ class Settings:
             UserError: for a value that a group refuses, or groups that don't go together.
         """
         _check_root(config)
-        groups = ("parallel", "runtime", "checkpoint", "resume", "evaluation", "logging")
-        settings = cls(
-            config=config,
-            recipe=build(config.optim),
-            **{group: build(config[group]) for group in groups},
-            source=build(config.data.source),
-        )
+        groups = {group: build(config[group]) for group in OPTION_GROUPS}
+        recipe = build(config.optim)
+        _check_data(config.data)
         _check_together(config)
-        return settings
+        source = build(config.data.source)
+        labelled = labelled_sources(groups["evaluation"], source)
+        crops, masks = build(config.crops), config.method.masks
+        if masks is not None:
+            masks = build(masks, grid=crops.global_size // config.model.patch_size, seed=config.seed)
+        return cls(config=config, recipe=recipe, source=source, crops=crops, masks=masks, labelled=labelled, **groups)
 
     @property
     def run_dir(self) -> Path:
@@ -84,7 +100,47 @@ class Settings:
         return OmegaConf.to_yaml(self.config, resolve=True)
 
 
+def labelled_sources(options: EvaluationOptions, source: Source) -> tuple[Source, Source | None]:
+    """Where k-NN takes its images from: the folders that were given, or the training source.
+
+    Raises:
+        UserError: if a folder is missing or has no classes.
+    """
+    if options.train_root is None:
+        return source, source.test()
+    folders = {"train_root": options.train_root, "test_root": options.test_root}
+    found: dict[str, FolderSource | None] = {"test_root": None}
+    for key, folder in folders.items():
+        if folder is None:
+            continue
+        try:
+            found[key] = FolderSource(root=folder)
+        except UserError as error:
+            raise UserError(str(error).replace("data.root", f"evaluation.{key}", 1)) from error
+        if getattr(found[key], "labels", None) is None:
+            raise UserError(f"evaluation.{key}: {folder} has no labels; expected one sub-folder of images per class")
+    train = found["train_root"]
+    assert train is not None
+    return train, found["test_root"]
+
+
+def _check_data(data: DictConfig) -> None:
+    for key in ("mean", "std"):
+        values = list(data[key])
+        if len(values) != 3 or not all(isinstance(x, (int, float)) and (x > 0 or key == "mean") for x in values):
+            raise UserError(f"data.{key}: got {values}, expected three numbers, one per channel, of images in 0..1")
+    share = data.max_broken
+    if not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        raise UserError(f"data.max_broken: got {share!r}, expected a share in 0..1")
+
+
 def _check_root(config: DictConfig) -> None:
+    for key in ("model", "method", "data", "crops", "optim", *OPTION_GROUPS):
+        if not isinstance(config[key], DictConfig):
+            raise UserError(f"{key}: got {config[key]!r}, expected the keys of that group")
+    for key in ("dino_head", "objective"):
+        if config.method.get(key) is None:
+            raise UserError(f"method.{key}: got null, expected its keys")
     for key, least in (("seed", 0), ("log_every", 1)):
         value = config[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -95,8 +151,13 @@ def _check_together(config: DictConfig) -> None:
     if config.method.masks is None and config.method.objective.ibot_weight:
         raise UserError("method.masks: null, but method.objective.ibot_weight is not 0: expected masks, or weight 0")
     patch = config.model.patch_size
+    if patch < 1:
+        raise UserError(f"model.patch_size: got {patch}, expected at least 1")
     for key in ("global_size", "local_size"):
         size = config.crops[key]
         if size % patch or size < patch:
             near = max(round(size / patch), 1) * patch
             raise UserError(f"crops.{key}: {size} px is not a multiple of model.patch_size {patch}; {near} would be")
+    size = config.evaluation.size
+    if size is not None and size % patch:
+        raise UserError(f"evaluation.size: {size} px is not a multiple of model.patch_size {patch}")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dinotrain.commands.options import EvaluationOptions
 from dinotrain.commands.settings import Settings
-from dinotrain.data.folder import FolderSource
 from dinotrain.data.source import BrokenImage, Source
 from dinotrain.distributed.world import World
 from dinotrain.evaluation.features import Preparation, cls_function
@@ -31,7 +29,7 @@ class Validation:
             std=tuple(config.data.std),
         )
         self.folder = settings.run_dir / "pictures"
-        train, test = labelled_sources(options, source)
+        train, test = settings.labelled
         split = labelled_split(train, test, max_train=options.max_train, max_test=options.max_test)
         self.probe = split and KnnProbe(
             split,
@@ -70,11 +68,3 @@ class Validation:
             except BrokenImage:
                 continue
         return torch.stack(images).to(self.world.device) if images else None
-
-
-def labelled_sources(options: EvaluationOptions, source: Source) -> tuple[Source, Source | None]:
-    """The images to search in and those to classify; None for a part of the former."""
-    if options.train_root is None:
-        return source, source.test()
-    test = FolderSource(root=options.test_root) if options.test_root is not None else None
-    return FolderSource(root=options.train_root), test

@@ -45,6 +45,6 @@ def gather_rows(x: Tensor) -> Tensor:
     sizes = [int(count) for count in counts]
     padded = x.new_zeros(max(sizes), *x.shape[1:])
     padded[: x.shape[0]] = x
-    gathered = x.new_zeros(len(sizes) * max(sizes), *x.shape[1:])
-    dist.all_gather_into_tensor(gathered, padded)
-    return torch.cat([part[:size] for part, size in zip(gathered.split(max(sizes)), sizes)])
+    gathered = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    return torch.cat([part[:size] for part, size in zip(gathered, sizes)])

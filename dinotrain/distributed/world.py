@@ -1,4 +1,4 @@
-"""The group of training processes: started by torchrun, by SLURM's srun, or a single process."""
+"""The group of training processes: started by torchrun, or a single process."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from dinotrain.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ def join_world(device: str, timeout_minutes: float) -> Iterator[World]:
         timeout_minutes: how long a collective waits for a missing process.
     """
     rank, size, local_rank, local_size = _place()
+    if device == "cuda" and local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"{local_size} processes were started on this machine, but torch finds {torch.cuda.device_count()} GPUs; "
+            "start as many processes as there are GPUs (--nproc-per-node)"
+        )
     target = torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
     if device == "cuda":
         torch.cuda.set_device(target)
@@ -76,11 +83,12 @@ def join_world(device: str, timeout_minutes: float) -> Iterator[World]:
         yield World(rank, size, local_rank, local_size, target, control)
         failed = False
     finally:
-        # Leaving without a barrier aborts other processes in the middle of their last words; after an error
-        # the others may never come to one.
+        # Leaving without a barrier aborts other processes in the middle of their last words. After an error the others
+        # may never come to one, and taking the group down may wait for them: ending the process is left to the caller.
         if not failed and size > 1:
             dist.barrier()
-        dist.destroy_process_group()
+        if not failed or size == 1:
+            dist.destroy_process_group()
 
 
 def _place() -> tuple[int, int, int, int]:

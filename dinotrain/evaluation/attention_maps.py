@@ -6,21 +6,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dinotrain.models.attention import Attention
+from dinotrain.models.block import Block
 from dinotrain.models.vit import VisionTransformer
 
 
 class _Catch:
-    """Computes the CLS row of the attention matrix while the layer's weights are whole in memory."""
+    """Computes the CLS row of the attention matrix while the block's weights are whole in memory.
+
+    A hook on the block: hooks on what is within it are not called once its forward is compiled.
+    """
 
     def __init__(self, sequences: int) -> None:
         self.sequences = sequences
         self.row: Tensor | None = None
 
     def __call__(self, module: nn.Module, inputs: tuple) -> None:
-        assert isinstance(module, Attention)
-        x = inputs[0].view(self.sequences, -1, inputs[0].shape[-1])
-        qkv = module.qkv(x).unflatten(-1, (3, module.num_heads, -1))
+        assert isinstance(module, Block)
+        x = module.norm1(inputs[0]).view(self.sequences, -1, inputs[0].shape[-1])
+        qkv = module.attn.qkv(x).unflatten(-1, (3, module.attn.num_heads, -1))
         q, k = qkv[:, :1, 0], qkv[:, :, 1]
         scores = torch.einsum("bqhd,bnhd->bhqn", q.float(), k.float()) / q.shape[-1] ** 0.5
         self.row = scores.softmax(dim=-1)[:, :, 0]
@@ -30,7 +33,7 @@ class _Catch:
 def cls_attention(backbone: VisionTransformer, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B heads h w"]:
     """Attention of the CLS token to the patches in the last block (DINO paper, section 4.2.2), per head."""
     catch = _Catch(images.shape[0])
-    handle = backbone.blocks[-1].get_submodule("attn").register_forward_pre_hook(catch)
+    handle = backbone.blocks[-1].register_forward_pre_hook(catch)
     try:
         backbone([images])
     finally:

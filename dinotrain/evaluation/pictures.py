@@ -17,7 +17,8 @@ from dinotrain.models.vit import VisionTransformer
 
 def pca_colors(patches: Float[Tensor, "B N D"]) -> Float[Tensor, "B N 3"]:
     """The first three principal components of all patch tokens together, each stretched to [0, 1]."""
-    flat = patches.float().flatten(0, 1)
+    # An SVD raises on NaN; features that overflowed in fp16 must not end a run for a picture.
+    flat = patches.float().flatten(0, 1).nan_to_num(0.0, 0.0, 0.0)
     flat = flat - flat.mean(dim=0)
     _, _, directions = torch.linalg.svd(flat, full_matrices=False)
     # An SVD leaves the signs open; fixed, the colours of one run stay comparable.

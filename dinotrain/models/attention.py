@@ -71,20 +71,20 @@ def _block_diagonal(layout: Layout, device: torch.device):
     return BlockDiagonalMask.from_seqlens(lengths, device=device)
 
 
-def available_backends(device: torch.device) -> tuple[str, ...]:
-    """The attention backends that can run, forward and backward, on `device`."""
-    if device.type == "cuda" and _xformers_works():
+def available_backends(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[str, ...]:
+    """The attention backends that can run, forward and backward, on `device` with such heads."""
+    if device.type == "cuda" and _xformers_works(dtype, head_dim):
         return BACKENDS
     return ("sdpa",)
 
 
 @functools.cache
-def _xformers_works() -> bool:
-    """Whether xformers is installed and has a kernel for this GPU: tried out, since its tables can be wrong."""
+def _xformers_works(dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether xformers is installed and has a kernel here: tried out, since its tables can be wrong."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            probe = torch.zeros(8, 3 * 64, device="cuda", dtype=torch.float16, requires_grad=True)
+            probe = torch.zeros(8, 3 * head_dim, device="cuda", dtype=dtype, requires_grad=True)
             _attend_xformers(probe, ((1, 3), (1, 5)), 1).sum().backward()
     except (ImportError, NotImplementedError, RuntimeError, OSError):
         return False

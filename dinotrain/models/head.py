@@ -53,6 +53,8 @@ class Head(nn.Module):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name}: got {size}, expected at least 1")
+        if num_prototypes < 2:
+            raise ValueError(f"num_prototypes: got {num_prototypes}, expected at least 2")
         self.num_prototypes = num_prototypes
         self.initial = InitialValues(weight_std=init_std)
         widths = [in_dim, *[hidden_dim] * (num_layers - 1), bottleneck_dim]

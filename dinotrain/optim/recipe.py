@@ -34,7 +34,9 @@ class OptimizationRecipe:
     Args:
         steps: optimizer updates in the whole run.
         global_batch: images per update, over all processes and accumulated micro-batches.
-        micro_batch: images per process and forward pass; None for global_batch / processes.
+        micro_batch: images per process and forward pass; None for the largest equal share of a process's images
+            that is not above `micro_batch_limit`.
+        micro_batch_limit: what fits on the device that the recipe was made for; None for no limit.
         base_lr: learning rate at `lr_reference_batch`.
         lr_rule: effective lr = base_lr * sqrt(global_batch / reference), or linear in it, or base_lr itself.
         lr_reference_batch: see `lr_rule`.
@@ -56,6 +58,7 @@ class OptimizationRecipe:
     steps: int
     global_batch: int
     micro_batch: int | None = None
+    micro_batch_limit: int | None = None
     base_lr: float = 2e-4
     lr_rule: Literal["sqrt", "linear", "none"] = "sqrt"
     lr_reference_batch: int = 1024
@@ -78,7 +81,9 @@ class OptimizationRecipe:
     def __post_init__(self) -> None:
         _check(self.steps >= 1, "steps", self.steps, "at least 1")
         _check(self.global_batch >= 1, "global_batch", self.global_batch, "at least 1")
-        _check(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1")
+        for name in ("micro_batch", "micro_batch_limit"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, name, value, "at least 1, or null")
         _check(self.base_lr > 0, "base_lr", self.base_lr, "a number above 0")
         _check(self.lr_rule in ("sqrt", "linear", "none"), "lr_rule", self.lr_rule, "sqrt, linear or none")
         _check(self.lr_reference_batch >= 1, "lr_reference_batch", self.lr_reference_batch, "at least 1")

@@ -16,6 +16,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from dinotrain.distributed.world import World
+from dinotrain.errors import UserError
 from dinotrain.training.state import TrainState
 
 MANIFEST = "manifest.json"
@@ -34,17 +35,25 @@ class Checkpointer:
         keep_last: how many of the newest to keep, at least 1.
         keep_every: keep those whose step is a multiple of this for good; None for none.
         config: the resolved configuration, stored with each checkpoint.
+        record: what else the manifest says of the run, as JSON.
     """
 
     def __init__(
-        self, folder: Path, world: World, *, keep_last: int, keep_every: int | None = None, config: str = ""
+        self,
+        folder: Path,
+        world: World,
+        *,
+        keep_last: int,
+        keep_every: int | None = None,
+        config: str = "",
+        record: dict[str, str | None] | None = None,
     ) -> None:
         if keep_last < 1:
             raise ValueError(f"checkpoint.keep_last: got {keep_last}, expected at least 1")
         if keep_every is not None and keep_every < 1:
             raise ValueError(f"checkpoint.keep_every: got {keep_every}, expected at least 1, or null")
         self.folder, self.world = folder, world
-        self.keep_last, self.keep_every, self.config = keep_last, keep_every, config
+        self.keep_last, self.keep_every, self.config, self.record = keep_last, keep_every, config, record or {}
         # The save runs beside the training, which would mix up its messages with those of a shared group.
         self._group: Any = dist.new_group(backend="gloo")
         self._thread: threading.Thread | None = None
@@ -57,10 +66,14 @@ class Checkpointer:
         world.barrier()
 
     def save(self, state: TrainState) -> None:
-        """Start saving; returns when the state is copied, raises here what went wrong in the save before."""
+        """Start saving; returns when the state is copied.
+
+        Raises:
+            UserError: if the save before could not be finished.
+        """
         self.wait()
         target = self.folder / f"step_{state.step:08d}"
-        if (target / MANIFEST).exists():
+        if self.world.any(self.world.main and (target / MANIFEST).exists()):
             return
         partial = target.with_suffix(".tmp")
         future: Any = dcp.async_save(state.tensors(), checkpoint_id=partial, process_group=self._group)
@@ -74,7 +87,12 @@ class Checkpointer:
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
-            raise RuntimeError(f"a checkpoint could not be written to {self.folder}: {error}") from error
+            raise UserError(f"a checkpoint could not be written to {self.folder}: {innermost(error)}") from error
+
+    def settle(self) -> None:
+        """Let the save under way, if any, come to its end, whichever: for a run that fails for another reason."""
+        if self._thread is not None:
+            self._thread.join()
 
     def _finish(self, future: Any, partial: Path, target: Path, numbers: dict) -> None:
         try:
@@ -90,16 +108,19 @@ class Checkpointer:
             self._error = error
 
     def _publish(self, partial: Path, target: Path, files: dict, numbers: dict) -> None:
-        files[".metadata"] = _checksum(partial / ".metadata")
         (partial / "config.yaml").write_text(self.config)
-        manifest = {"format": FORMAT, "world_size": self.world.size, "numbers": numbers, "files": files}
+        files |= {name: _checksum(partial / name) for name in (".metadata", "config.yaml")}
+        manifest = {"format": FORMAT, "world_size": self.world.size, **self.record, "numbers": numbers, "files": files}
         _write_durably(partial / MANIFEST, json.dumps(manifest, indent=1))
         if target.exists():  # without a manifest, or the save would not have begun
             shutil.rmtree(target)
         os.replace(partial, target)
         _sync_folder(self.folder)
         for path in self.surplus():
-            shutil.rmtree(path)
+            # Renamed first: a removal that is cut off must not leave a manifest without its data.
+            doomed = path.with_suffix(".tmp")
+            os.replace(path, doomed)
+            shutil.rmtree(doomed)
 
     def surplus(self) -> list[Path]:
         """Checkpoints that are neither among the newest nor kept for good."""
@@ -112,7 +133,7 @@ class Checkpointer:
         Raises:
             ValueError: if a file is missing or damaged, or the networks are not those of the checkpoint.
         """
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = read_manifest(path)
         self._verify(path, manifest["files"])
         tensors = state.tensors()
         try:
@@ -132,6 +153,33 @@ class Checkpointer:
                 f"checkpoint {path} is damaged ({', '.join(found)} missing or changed since it was written): "
                 "remove that folder to go on from the one before"
             )
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises:
+        ValueError: if it can't be read.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        if manifest["format"] == FORMAT:
+            return manifest
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"checkpoint {path} is damaged ({MANIFEST}: {error}): remove that folder to go on from the one before"
+        ) from error
+    raise ValueError(f"checkpoint {path} has format {manifest['format']}, expected {FORMAT}: another version wrote it")
+
+
+def innermost(error: BaseException) -> str:
+    """The reason at the bottom of wrapped errors, on one line."""
+    while True:
+        failures = getattr(error, "failures", None)
+        inner = next(iter(failures.values()))[0] if failures else error.__cause__
+        if inner is None:
+            return " ".join(f"{type(error).__name__}: {error}".split())
+        error = inner
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

@@ -63,6 +63,8 @@ class Recorder:
         self._started = time.monotonic() - earlier_seconds
         self._skipped: list[Skipped] = []
         self.last: Row = {}
+        self.names: list[str] = []
+        """Of the samples that this process has used in the present step."""
         self._open_window()
 
     @property
@@ -70,15 +72,17 @@ class Recorder:
         """Wall time of the run so far, earlier parts included."""
         return time.monotonic() - self._started
 
-    def fetch(self, batches: Iterator[Batch], count: int) -> list[Batch]:
-        """The next micro-batches; the time it takes is the time the step waits for data."""
-        before = time.monotonic()
-        fetched = [next(batches) for _ in range(count)]
-        self._waited += time.monotonic() - before
-        for batch in fetched:
+    def fetch(self, batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+        """The micro-batches of a step, each when it is asked for; what it takes is the time the step waits for data."""
+        self.names = []
+        for _ in range(count):
+            before = time.monotonic()
+            batch = next(batches)
+            self._waited += time.monotonic() - before
             self._images += len(batch.names)
             self._skipped += batch.skipped
-        return fetched
+            self.names += batch.names
+            yield batch
 
     def log(self, state: TrainState, result: StepResult, values: StepValues) -> None:
         """Write the row of a step."""

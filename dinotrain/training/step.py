@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -36,9 +36,9 @@ class StepResult(NamedTuple):
 
 
 def train_step(
-    state: TrainState, batches: Sequence[Batch], values: StepValues, *, clip_grad: float | None, rank: int
+    state: TrainState, batches: Iterable[Batch], values: StepValues, *, count: int, clip_grad: float | None, rank: int
 ) -> StepResult:
-    """Forward and backward over the micro-batches, clip, check, update, move the teacher.
+    """Forward and backward over `count` micro-batches, one in memory at a time; clip, check, update, move the teacher.
 
     Raises:
         NonFiniteError: before the update, on all processes, where there is no loss scale to lower.
@@ -48,9 +48,9 @@ def train_step(
     outcome = None
     for index, batch in enumerate(batches):
         torch.manual_seed(draw_seed(state.seed, state.step, index, rank))
-        with gradient_sync(state.student, index == len(batches) - 1):
+        with gradient_sync(state.student, index == count - 1):
             outcome = state.method(state.student, state.teacher, batch, values.teacher_temperature)
-            state.scaler.scale(outcome.loss / len(batches)).backward()
+            state.scaler.scale(outcome.loss / count).backward()
         losses.append(outcome.loss.detach())
         terms.append(outcome.terms)
     assert outcome is not None

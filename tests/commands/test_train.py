@@ -151,6 +151,15 @@ MISTAKES = {
     "batch": (["+experiment=quickstart", "optim.global_batch=10", "optim.micro_batch=4"], ["optim.global_batch"]),
     "xformers": (["+experiment=quickstart", "runtime.attention=xformers"], ["runtime.attention", "sdpa"]),
     "log_every": (["+experiment=quickstart", "log_every=0"], ["log_every", "at least 1"]),
+    "crops": (["+experiment=quickstart", "crops.flip=2"], ["crops.flip", "2"]),
+    "prototypes": (
+        ["+experiment=quickstart", "method.dino_head.num_prototypes=1"],
+        ["method.dino_head.num_prototypes"],
+    ),
+    "statistics": (["+experiment=quickstart", "data.std=[0,0,0]"], ["data.std", "three numbers"]),
+    "group off": (["+experiment=quickstart", "evaluation=null"], ["evaluation"]),
+    "output": (["+experiment=quickstart", "output_dir=/dev/null/run"], ["output_dir", "/dev/null/run"]),
+    "evaluation folder": (["+experiment=quickstart", "evaluation.train_root=/no/such"], ["evaluation.train_root"]),
     "no group": (["+experiment=quickstart", "data=imagenet"], ["no such data", "folder"]),
 }
 

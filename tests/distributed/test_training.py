@@ -143,7 +143,7 @@ def _poisoned_step(rank: int, options: Options) -> dict[str, Any]:
 
     def step(index: int) -> Any:
         parts = training.batches(options, index, rank, 2)
-        return train_step(s, parts, at(index), clip_grad=options.clip_grad, rank=rank)
+        return train_step(s, parts, at(index), count=len(parts), clip_grad=options.clip_grad, rank=rank)
 
     step(0)
     before, method, error, skipped = _snapshot(s), s.method, "", False

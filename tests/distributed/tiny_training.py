@@ -144,7 +144,7 @@ def run(rank: int, size: int, options: Options, build: Callable[[int, Options], 
     losses, norms = [], []
     for step in range(options.steps):
         parts = batches(options, step, rank, size)
-        result = train_step(s, parts, values(step), clip_grad=options.clip_grad, rank=rank)
+        result = train_step(s, parts, values(step), count=len(parts), clip_grad=options.clip_grad, rank=rank)
         losses.append(float(mean_over_processes(result.loss.clone())))
         norms.append({name: float(norm) for name, norm in result.grad_norms.items()})
     centers = [center.center for center in (s.method.dino_center, s.method.ibot_center) if center is not None]

@@ -13,6 +13,7 @@ from dinotrain.evaluation.attention_maps import cls_attention
 from dinotrain.evaluation.features import Preparation, cls_function, extract
 from dinotrain.evaluation.knn_probe import KnnProbe, labelled_split
 from dinotrain.evaluation.pictures import feature_picture, pca_colors
+from dinotrain.models.block import Block
 from dinotrain.models.packing import full_branch
 
 PREPARATION = Preparation(size=16, crop_fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -87,7 +88,7 @@ def test_the_backbone_is_left_as_it_was() -> None:
 def test_any_image_becomes_a_square(height: int, width: int) -> None:
     image = np.zeros((height, width, 3), dtype=np.uint8)
     for fraction in (1.0, 0.875):
-        preparation = Preparation(size=16, crop_fraction=fraction, mean=(0.0,) * 3, std=(1.0,) * 3)
+        preparation = Preparation(size=16, crop_fraction=fraction, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         assert preparation.pixels(image).shape == (3, 16, 16)
 
 
@@ -129,6 +130,7 @@ def test_attention_is_that_of_the_last_block(registers: int) -> None:
     assert maps.shape == (2, 2, 4, 6)
     with torch.no_grad():
         block = backbone.blocks[-1]
+        assert isinstance(block, Block)
         # With the identity as values, attention's output is the attention matrix itself.
         before = backbone.tokenize(images)
         for earlier in list(backbone.blocks)[:-1]:

@@ -100,7 +100,7 @@ def assert_end(g: Golden, state: TrainState) -> None:
 
 def run(g: Golden, state: TrainState) -> None:
     for step, batch, values in t.steps(g):
-        result = train_step(state, [batch], values, clip_grad=g.number("cfg/clip"), rank=0)
+        result = train_step(state, [batch], values, count=1, clip_grad=g.number("cfg/clip"), rank=0)
         assert_step(g, step, values, result)
         assert_state(g, step, state)
     assert_end(g, state)

@@ -134,7 +134,7 @@ def test_wrong_sizes_in_one_line(arguments: dict, message: str) -> None:
 def test_wrong_attention_backend() -> None:
     with pytest.raises(ValueError, match=r"attention: got 'flash', expected one of sdpa, xformers"):
         select_attention(backbone(), "flash")
-    assert available_backends(torch.device("cpu")) == ("sdpa",)
+    assert available_backends(torch.device("cpu"), torch.float32, 64) == ("sdpa",)
 
 
 def test_an_image_that_is_not_whole_patches() -> None:
