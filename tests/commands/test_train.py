@@ -93,6 +93,12 @@ def test_accumulation_gives_the_same_batch_where_the_losses_allow(tmp_path: Path
         assert parts[step] == pytest.approx(loss, abs=1e-5)
 
 
+@pytest.mark.slow
+def test_compiled_blocks_learn_and_are_drawn(tmp_path: Path) -> None:
+    run(tmp_path / "run", "runtime.compile=true", "optim.steps=2")
+    assert list((tmp_path / "run" / "pictures").glob("*.png"))
+
+
 def make_images(folder: Path, count: int, classes: int = 0) -> Path:
     generator = np.random.default_rng(0)
     for index in range(count):
@@ -148,7 +154,7 @@ MISTAKES = {
     "no GPU": (["+experiment=quickstart", "runtime.device=cuda"], ["runtime.device", "GPU"]),
     "unreadable override": (["+experiment=quickstart", "seed=[1"], ["seed=[1"]),
     "heads": (["+experiment=quickstart", "model.num_heads=7"], ["num_heads", "7"]),
-    "batch": (["+experiment=quickstart", "optim.global_batch=10", "optim.micro_batch=4"], ["optim.global_batch"]),
+    "batch": (["+experiment=quickstart", "optim.global_batch=10", "optim.micro_batch=4"], ["optim.micro_batch"]),
     "xformers": (["+experiment=quickstart", "runtime.attention=xformers"], ["runtime.attention", "sdpa"]),
     "log_every": (["+experiment=quickstart", "log_every=0"], ["log_every", "at least 1"]),
     "crops": (["+experiment=quickstart", "crops.flip=2"], ["crops.flip", "2"]),
