@@ -86,7 +86,7 @@ def join_world(device: str, timeout_minutes: float) -> Iterator[World]:
         # Leaving without a barrier aborts other processes in the middle of their last words. After an error the others
         # may never come to one, and taking the group down may wait for them: ending the process is left to the caller.
         if not failed and size > 1:
-            dist.barrier()
+            dist.barrier(group=control)
         if not failed or size == 1:
             dist.destroy_process_group()
 
