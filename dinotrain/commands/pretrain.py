@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from dinotrain.commands.assembly import Plan, build_loader, build_networks, build_state, settle
+from dinotrain.commands.assembly import Plan, build_loader, build_method, build_networks, build_state, settle
 from dinotrain.commands.banner import banner
 from dinotrain.commands.parameter_table import parameter_table
 from dinotrain.commands.results import conclude
@@ -43,6 +43,7 @@ def pretrain(config: DictConfig) -> None:
     device = choose_device(settings.runtime.device)
     # What is wrong with these is said before anything starts.
     build_networks(config)
+    build_method(config, torch.device("meta"))
     checkpoint_to_resume(settings)
     make_folder(settings)
     # Signals are caught once all processes are there: until then there is nothing to save, and nobody to agree with.

@@ -48,7 +48,7 @@ class Center(nn.Module):
     def __init__(self, num_prototypes: int, *, momentum: float = 0.9, mean: str = "rows") -> None:
         super().__init__()
         if mean not in ("rows", "processes"):
-            raise ValueError(f"method.center_mean: got {mean!r}, expected rows or processes")
+            raise ValueError(f"center_mean: got {mean!r}, expected rows or processes")
         self.momentum, self.mean = momentum, mean
         self.register_buffer("center", torch.zeros(num_prototypes, dtype=torch.float32))
         self.register_buffer("pending", torch.zeros(num_prototypes, dtype=torch.float32), persistent=False)

@@ -128,4 +128,4 @@ class SelfDistillation(nn.Module):
 
 def _check(right: bool, name: str, got: object, expected: str) -> None:
     if not right:
-        raise ValueError(f"method.{name}: got {got}, expected {expected}")
+        raise ValueError(f"{name}: got {got}, expected {expected}")

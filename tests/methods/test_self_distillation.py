@@ -124,6 +124,6 @@ def test_draws_differ_by_seed_step_micro_batch_and_process() -> None:
     ],
 )
 def test_values_that_make_no_sense(key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^method\.{key}: got .*, expected .") as error:
+    with pytest.raises(ValueError, match=rf"^{key}: got .*, expected .") as error:
         method(**{key: value})
     assert "\n" not in str(error.value)
