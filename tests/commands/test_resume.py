@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import end, losses, rows, run, start, wait_for_file, wait_for_step
+from real_runs import end, losses, rows, run, start, wait_for_file, wait_for_step
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 

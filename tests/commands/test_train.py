@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from runs import losses, rows, run
+from real_runs import losses, rows, run
 
 from dinotrain.commands.usage import experiment_lines
 from dinotrain.train import main

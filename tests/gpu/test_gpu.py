@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import losses, run
+from real_runs import losses, run
 
 from dinotrain.models.attention import available_backends, select_attention
 from dinotrain.models.init import initialize
