@@ -77,7 +77,7 @@ def join_world(device: str, timeout_minutes: float) -> Iterator[World]:
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
-    control = dist.new_group(backend="gloo", timeout=timeout)
+    control: Any = dist.new_group(backend="gloo", timeout=timeout)
     failed = True
     try:
         yield World(rank, size, local_rank, local_size, target, control)
