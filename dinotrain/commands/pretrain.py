@@ -92,7 +92,7 @@ def agree(settings: Settings, world: World) -> Path | None:
     Raises:
         UserError: if the processes don't have the same images.
     """
-    seen = set(world.gather(settings.source.fingerprint()))
+    seen = set(world.gather(settings.fingerprint))
     if len(seen) > 1:
         raise UserError(f"data.root: the processes see different images there ({', '.join(sorted(seen))})")
     return world.gather(checkpoint_to_resume(settings) if world.main else None)[0]

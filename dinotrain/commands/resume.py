@@ -46,7 +46,7 @@ def record(settings: Settings, start: Path | None) -> dict[str, str | None]:
     origin = settings.resume.checkpoint
     if start is not None and (origin is None or Path(origin).resolve() != start.resolve()):
         origin = _manifest(start).get("origin")
-    return {"data": settings.source.fingerprint(), "origin": origin and str(Path(origin).resolve())}
+    return {"data": settings.fingerprint, "origin": origin and str(Path(origin).resolve())}
 
 
 def _named(name: str, found: list[Path]) -> Path:
@@ -98,8 +98,8 @@ def check_unchanged(settings: Settings, checkpoint: Path) -> None:
     assert isinstance(now, dict)
     changed = differences(before, now)
     data = _manifest(checkpoint).get("data")
-    if data != settings.source.fingerprint():
-        changed.append(f"the images themselves: {data} -> {settings.source.fingerprint()}")
+    if data != settings.fingerprint:
+        changed.append(f"the images themselves: {data} -> {settings.fingerprint}")
     if changed and not settings.resume.allow_changes:
         raise UserError(
             f"{settings.run_dir} was started with another recipe: {'; '.join(changed)}. "

@@ -65,6 +65,8 @@ class Settings:
     evaluation: EvaluationOptions
     logging: LoggingOptions
     source: Source
+    fingerprint: str
+    """Of the source; taken once, since a large folder's takes a while."""
     crops: MultiCrop
     masks: MaskSampler | None
     labelled: tuple[Source, Source | None]
@@ -87,7 +89,16 @@ class Settings:
         crops, masks = build(config.crops), config.method.masks
         if masks is not None:
             masks = build(masks, grid=crops.global_size // config.model.patch_size, seed=config.seed)
-        return cls(config=config, recipe=recipe, source=source, crops=crops, masks=masks, labelled=labelled, **groups)
+        return cls(
+            config=config,
+            recipe=recipe,
+            source=source,
+            fingerprint=source.fingerprint(),
+            crops=crops,
+            masks=masks,
+            labelled=labelled,
+            **groups,
+        )
 
     @property
     def run_dir(self) -> Path:

@@ -58,7 +58,6 @@ class Checkpointer:
         self._group: Any = dist.new_group(backend="gloo")
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self.saved_step: int | None = None
         if world.main:
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob("*.tmp"):
@@ -103,7 +102,6 @@ class Checkpointer:
             if self.world.main:
                 self._publish(partial, target, {name: check for part in files for name, check in part.items()}, numbers)
             dist.barrier(group=self._group)
-            self.saved_step = numbers["step"]
         except BaseException as error:  # told to the training loop by the next wait()
             self._error = error
 
