@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 
 from dinotrain.data.crops import MultiCrop
-from dinotrain.data.images import EXTENSIONS, read_image
+from dinotrain.data.images import EXTENSIONS, decode, read_file
 from dinotrain.data.order import sample_rng
 from dinotrain.data.photometric import augment
 
@@ -47,7 +47,7 @@ def ours(paths: list[Path], photometric: bool) -> None:
         locals_ = torch.empty(crops.num_local, len(part), crops.local_size, crops.local_size, 3, dtype=torch.uint8)
         params = torch.empty(2 + crops.num_local, len(part), crops.num_params)
         for i, path in enumerate(part):
-            image, rng = read_image(str(path)), sample_rng(0, start + i)
+            image, rng = decode(read_file(str(path))), sample_rng(0, start + i)
             crops.into(image, rng, globals_[:, i], locals_[:, i], params[:, i])
         if photometric:
             augment(globals_.flatten(0, 1), params[:2].flatten(0, 1), mean=MEAN, std=STD)

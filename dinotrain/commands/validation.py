@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from dinotrain.commands.settings import Settings
-from dinotrain.data.source import BrokenImage, Source
+from dinotrain.data.broken import BrokenImage
+from dinotrain.data.source import Source
 from dinotrain.distributed.world import World
 from dinotrain.evaluation.features import Preparation, cls_function
 from dinotrain.evaluation.knn_probe import KnnProbe, labelled_split

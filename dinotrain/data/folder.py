@@ -8,16 +8,16 @@ from collections.abc import Collection, Iterator, Sequence
 from os import PathLike
 
 import numpy as np
-from jaxtyping import UInt8
 
-from dinotrain.data.images import EXTENSIONS, read_image
+from dinotrain.data.images import EXTENSIONS, read_file
 from dinotrain.data.paths import PathTable, printable
+from dinotrain.data.source import Source
 from dinotrain.errors import UserError
 
 _TRAIN, _TESTS = b"train", (b"val", b"test")
 
 
-class FolderSource:
+class FolderSource(Source):
     """All image files under a folder, sorted by name, folder by folder.
 
     Where every image lies in some sub-folder, and at least two of the first-level sub-folders hold images, these are
@@ -46,7 +46,7 @@ class FolderSource:
         if min_size < 1:
             raise ValueError(f"min_size: got {min_size}, must be at least 1")
         self._extensions = _normalized(EXTENSIONS if extensions is None else extensions)
-        self._min_size = min_size
+        self.min_size = min_size
         top = _folder(root)
         self._root, self._test_root = _splits(top)
         self._prefix = os.path.relpath(self._root, top) + b"/" if self._root != top else b""
@@ -58,9 +58,9 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._paths)
 
-    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """One picture; raises `BrokenImage` when its file can't be read."""
-        return read_image(os.path.join(self._root, self._paths[index]), min_size=self._min_size)
+    def read(self, index: int) -> bytes:
+        """One file; raises `BrokenImage` when its file can't be read."""
+        return read_file(os.path.join(self._root, self._paths[index]))
 
     def name(self, index: int) -> str:
         """Path below the root."""
@@ -71,7 +71,7 @@ class FolderSource:
         if self._test_root is None:
             return None
         root = os.fsdecode(self._test_root)
-        return FolderSource(root=root, extensions=self._extensions, min_size=self._min_size, classes=self.classes)
+        return FolderSource(root=root, extensions=self._extensions, min_size=self.min_size, classes=self.classes)
 
     def fingerprint(self) -> str:
         return f"folder:{len(self)}:{self._paths.digest()}"

@@ -6,12 +6,13 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageCms
 
-from dinotrain.data.source import BrokenImage
+from dinotrain.data.broken import BrokenImage
 
 EXTENSIONS: tuple[str, ...] = (
     *(".apng", ".avif", ".bmp", ".dds", ".dib", ".gif", ".icns", ".ico", ".im", ".j2k", ".jfif", ".jp2", ".jpe"),
@@ -20,25 +21,27 @@ EXTENSIONS: tuple[str, ...] = (
 )
 """File names that are taken for images; what a file really is, its first bytes say."""
 
+Admits = Callable[[int, int], bool]
+"""Whether an image will do that is decoded at half its size: of this height and width in pixels, upright."""
+
 _ORIENTATION_TAG = 0x0112
 _WHITE = (255, 255, 255)
 
 
-def read_image(path: str | bytes, *, min_size: int = 1) -> UInt8[np.ndarray, "H W 3"]:
-    """Read and decode one file; arguments and errors as `decode`."""
+def read_file(path: str | bytes) -> bytes:
+    """The bytes of one file. Raises `BrokenImage` where they can't be had."""
     try:
         # Only regular files: opening a pipe would wait for ever.
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
             raise BrokenImage("is a folder" if stat.S_ISDIR(mode) else "not a regular file")
         with open(path, "rb") as file:
-            data = file.read()
+            return file.read()
     except OSError as error:
         raise BrokenImage(_line(error.strerror or error)) from error
-    return decode(data, min_size=min_size)
 
 
-def decode(data: bytes, *, min_size: int = 1) -> UInt8[np.ndarray, "H W 3"]:
+def decode(data: bytes, *, min_size: int = 1, admits: Admits | None = None) -> UInt8[np.ndarray, "H W 3"]:
     """Decode the bytes of an image file.
 
     The EXIF orientation is applied. Transparency is composited over white. Of an animation the first frame is taken.

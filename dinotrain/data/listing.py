@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from os import PathLike
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
-from dinotrain.data.images import read_image
+from dinotrain.data.images import read_file
 from dinotrain.data.paths import PathTable, printable
+from dinotrain.data.source import Source
 from dinotrain.errors import UserError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class ListSource:
+class ListSource(Source):
     """The image files named in a text file: one path a line, then a tab and its label, if there are labels.
 
     Empty lines are left out. The files are not looked for until they are read: a missing one is a broken image.
@@ -37,7 +38,7 @@ class ListSource:
     ) -> None:
         if min_size < 1:
             raise ValueError(f"min_size: got {min_size}, must be at least 1")
-        self._min_size = min_size
+        self.min_size = min_size
         file = os.path.abspath(os.path.expanduser(os.fsencode(root)))
         self._base = os.path.dirname(file) if base is None else os.path.expanduser(os.fsencode(base))
         numbers: dict[bytes, int] = {}
@@ -53,17 +54,13 @@ class ListSource:
     def __len__(self) -> int:
         return len(self._paths)
 
-    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """One picture; raises `BrokenImage` when its file is missing or can't be read."""
-        return read_image(os.path.join(self._base, self._paths[index]), min_size=self._min_size)
+    def read(self, index: int) -> bytes:
+        """One file; raises `BrokenImage` when its file is missing or can't be read."""
+        return read_file(os.path.join(self._base, self._paths[index]))
 
     def name(self, index: int) -> str:
         """The path as it is listed."""
         return printable(self._paths[index])
-
-    def test(self) -> None:
-        """A list has no test split."""
-        return
 
     def fingerprint(self) -> str:
         return f"list:{len(self)}:{self._paths.digest()}"

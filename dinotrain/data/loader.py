@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Sampler
 
 from dinotrain.data import photometric
 from dinotrain.data.batch import Batch
+from dinotrain.data.broken import BrokenImage
 from dinotrain.data.order import positions
-from dinotrain.data.source import BrokenImage, Source
+from dinotrain.data.source import Source
 from dinotrain.data.worker import Assembled, Crops, Failure, Masks, Samples
 from dinotrain.errors import UserError
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
+
+from dinotrain.data.source import Source
 
 
-class MemorySource(ABC):
+class MemorySource(Source):
     """Base of the sources whose images are one array, read once, when the first image is asked for.
 
     A process that is forked after that shares the array.
     """
-
-    labels: Int64[np.ndarray, "N"] | None
-    classes: tuple[str, ...] | None
 
     def __init__(self, *, name: str, length: int) -> None:
         self._name = name
@@ -33,7 +32,7 @@ class MemorySource(ABC):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_images": None}
 
-    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+    def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """A copy of one picture, grey repeated to three channels."""
         if not 0 <= index < self._length:
             raise IndexError(f"index: got {index}, must be in 0..{self._length - 1}")

@@ -1,53 +1,19 @@
 """Which sample stands at which position of the endless training sequence, and its random numbers.
 
 Everything is a pure function of (seed, position), so that a run may start anywhere, on any number of processes and
-workers. An epoch's order is a keyed permutation that is computed place by place: a Feistel network on the next power
-of four, with cycle walking (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002, section 5), so that
-shuffling 100 million samples takes no memory.
+workers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple, Protocol, runtime_checkable
+
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-_ROUNDS = 8
-_ODD = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(x: UInt64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
-    """Finaliser of SplitMix64: every bit of the result depends on every bit of x."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def _key(*numbers: int | np.ndarray) -> UInt64[np.ndarray, "n"]:
-    """One 64-bit key from several numbers (their order matters)."""
-    key = np.zeros(1, np.uint64)
-    for number in numbers:
-        word = np.asarray([number % 2**64], np.uint64) if isinstance(number, int) else number.astype(np.uint64)
-        key = _mix((key ^ word) + _ODD)
-    return key
-
-
-def _feistel(x: UInt64[np.ndarray, "n"], key: UInt64[np.ndarray, "n"], half: int) -> UInt64[np.ndarray, "n"]:
-    """One keyed bijection of 0 .. 4**half - 1 per element."""
-    shift, mask = np.uint64(half), np.uint64(2**half - 1)
-    left, right = x >> shift, x & mask
-    for number in range(1, _ROUNDS + 1):
-        left, right = right, left ^ (_mix(right + key * np.uint64(2 * number + 1)) & mask)
-    return (left << shift) | right
-
-
-def _permute(index: np.ndarray, length: int, key: UInt64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
-    """Place of each index in the permutation of 0 .. length - 1 that its key names."""
-    half = max(1, ((length - 1).bit_length() + 1) // 2)
-    key = np.broadcast_to(key, index.shape)
-    out = _feistel(index.astype(np.uint64), key, half)
-    while (outside := np.flatnonzero(out >= length)).size:
-        out[outside] = _feistel(out[outside], key[outside], half)
-    return out.astype(np.int64)
+from dinotrain.data.permutation import key_of, permute
 
 
 def sample_index(position: int | Int64[np.ndarray, "*n"], length: int, seed: int) -> Int64[np.ndarray, "*n"]:
@@ -62,19 +28,181 @@ def sample_index(position: int | Int64[np.ndarray, "*n"], length: int, seed: int
         raise ValueError(f"length: got {length}, must be at least 1")
     places = np.asarray(position, np.int64)
     flat = places.reshape(-1)
-    return _permute(flat % length, length, _key(seed, flat // length)).reshape(places.shape)
+    return permute(flat % length, length, key_of(seed, flat // length)).reshape(places.shape)
 
 
-def replacement(position: int, attempt: int, length: int, seed: int) -> int:
-    """Index of the sample to use when the one at `position` is broken.
+@runtime_checkable
+class Order(Protocol):
+    """Which sample stands at which position: a pure function of (position, seed), every sample once in each epoch."""
+
+    def __call__(self, positions: Int64[np.ndarray, "n"], seed: int) -> Int64[np.ndarray, "n"]:
+        """Indices of the samples at these positions."""
+        ...
+
+    def replacements(self, position: int, seed: int) -> Iterator[int]:
+        """Indices of the samples to use when the one at a position is broken: the others, each once."""
+        ...
+
+
+class Shuffled:
+    """All samples in one keyed permutation per epoch."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __call__(self, positions: Int64[np.ndarray, "n"], seed: int) -> Int64[np.ndarray, "n"]:
+        return sample_index(positions, self.length, seed)
+
+    def replacements(self, position: int, seed: int) -> Iterator[int]:
+        index = int(sample_index(position, self.length, seed))
+        for offset in _others(self.length, key_of(seed, position, self.length)):
+            yield (index + offset) % self.length
+
+
+def _others(length: int, key: UInt64[np.ndarray, "1"]) -> Iterator[int]:
+    """1 .. length - 1 in the permutation that the key names."""
+    for attempt in range(length - 1):
+        yield 1 + int(permute(np.array([attempt]), length - 1, key)[0])
+
+
+class Windowed:
+    """A few shards at a time are shuffled together, shards in another order every epoch.
+
+    What is read within a while lies in few files, which may then come from far away or stay in a cache. Samples of a
+    window, `window` shards that follow each other in the epoch's order of shards, are in one keyed permutation.
 
     Args:
-        attempt: 1 for the first replacement, and so on; attempts 1 .. length - 1 give every other sample once.
+        lengths: number of samples in each shard; sample i of the set is the i-th of all shards one after another.
+        window: shards that are shuffled together.
     """
-    if not 1 <= attempt < length:
-        raise ValueError(f"attempt: got {attempt}, must be in 1..{length - 1} for {length} samples")
-    offset = 1 + int(_permute(np.array([attempt - 1]), length - 1, _key(seed, position, length))[0])
-    return (int(sample_index(position, length, seed)) + offset) % length
+
+    def __init__(self, lengths: Sequence[int] | Int64[np.ndarray, "S"], window: int) -> None:
+        self.lengths = np.asarray(lengths, np.int64)
+        if window < 1:
+            raise ValueError(f"window: got {window}, must be at least 1")
+        if not len(self.lengths) or self.lengths.min() < 1:
+            raise ValueError("lengths: got a shard without samples, or no shard; each must have at least 1")
+        self.window = window
+        self._firsts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._epoch = lru_cache(maxsize=2)(self._layout)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"lengths": self.lengths, "window": self.window}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+    def __call__(self, positions: Int64[np.ndarray, "n"], seed: int) -> Int64[np.ndarray, "n"]:
+        places = np.asarray(positions, np.int64)
+        indices = np.empty_like(places)
+        for epoch in np.unique(places // self._firsts[-1]).tolist():
+            layout = self._epoch(seed, epoch)
+            here = np.flatnonzero(places // self._firsts[-1] == epoch)
+            place = places[here] % self._firsts[-1]
+            windows = np.searchsorted(layout.window_ends, place, side="right")
+            for window in np.unique(windows).tolist():
+                inside = windows == window
+                first, last = layout.span(window)
+                rank = permute(place[inside] - first, last - first, key_of(seed, epoch, window))
+                indices[here[inside]] = self._sample(layout, first + rank)
+        return indices
+
+    def replacements(self, position: int, seed: int) -> Iterator[int]:
+        """The others of the window, then those of the windows after it."""
+        epoch, place = divmod(position, int(self._firsts[-1]))
+        layout = self._epoch(seed, epoch)
+        start = int(np.searchsorted(layout.window_ends, place, side="right"))
+        for step in range(len(layout.window_ends)):
+            first, last = layout.span((start + step) % len(layout.window_ends))
+            others = range(first, last)
+            if step == 0:
+                offsets = _others(last - first, key_of(seed, position, last - first))
+                others = (first + (place - first + offset) % (last - first) for offset in offsets)
+            for other in others:
+                yield int(self(np.array([epoch * self._firsts[-1] + other]), seed)[0])
+
+    def _layout(self, seed: int, epoch: int) -> _Layout:
+        shards = permute(np.arange(len(self.lengths)), len(self.lengths), key_of(seed, epoch, len(self.lengths)))
+        ends = np.cumsum(self.lengths[shards])
+        return _Layout(shards, ends, np.append(ends[self.window - 1 :: self.window], ends[-1:])[: self._windows])
+
+    @property
+    def _windows(self) -> int:
+        return -(-len(self.lengths) // self.window)
+
+    def _sample(self, layout: _Layout, place: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+        """Index of the sample at each place of an epoch in which nothing but the shards is permuted."""
+        slot = np.searchsorted(layout.shard_ends, place, side="right")
+        shard = layout.shards[slot]
+        return self._firsts[shard] + place - (layout.shard_ends[slot] - self.lengths[shard])
+
+
+class _Layout(NamedTuple):
+    """The order of shards in an epoch."""
+
+    shards: Int64[np.ndarray, "S"]
+    shard_ends: Int64[np.ndarray, "S"]
+    """Place after the last one of each of these shards."""
+    window_ends: Int64[np.ndarray, "W"]
+
+    def span(self, window: int) -> tuple[int, int]:
+        """First place of a window, and the one after its last."""
+        return int(self.window_ends[window - 1]) if window else 0, int(self.window_ends[window])
+
+
+class Mixed:
+    """Several sets in given shares, each in its own order and at its own pace through its epochs.
+
+    Every 65,536 positions hold each set as often as its share says, rounded, in a keyed permutation.
+
+    Args:
+        orders: one per set.
+        lengths: samples of each set; sample i of the mixture is the i-th of all sets one after another.
+        weights: share of each set, in any unit.
+    """
+
+    BLOCK = 2**16
+
+    def __init__(self, orders: Sequence[Order], lengths: Sequence[int], weights: Sequence[float]) -> None:
+        shares = np.asarray(weights, np.float64)
+        if len(shares) != len(orders) or not np.isfinite(shares).all() or shares.min(initial=1) <= 0:
+            raise ValueError(f"weights: got {list(weights)}, must be {len(orders)} numbers above 0")
+        self.orders = tuple(orders)
+        self._starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        ends = np.rint(np.cumsum(shares / shares.sum()) * self.BLOCK).astype(np.int64)
+        self._bounds = np.concatenate([[0], ends])
+        if np.diff(self._bounds).min() < 1:
+            raise ValueError(f"weights: got {list(weights)}, must not be less than 1/{self.BLOCK} of their sum")
+
+    def __call__(self, positions: Int64[np.ndarray, "n"], seed: int) -> Int64[np.ndarray, "n"]:
+        sets, own = self._split(np.asarray(positions, np.int64), seed)
+        indices = np.empty_like(own)
+        for number in np.unique(sets).tolist():
+            here = sets == number
+            indices[here] = self._starts[number] + self.orders[number](own[here], _own_seed(seed, number))
+        return indices
+
+    def replacements(self, position: int, seed: int) -> Iterator[int]:
+        """Others of the same set."""
+        sets, own = self._split(np.array([position]), seed)
+        number = int(sets[0])
+        for index in self.orders[number].replacements(int(own[0]), _own_seed(seed, number)):
+            yield int(self._starts[number]) + index
+
+    def _split(
+        self, positions: Int64[np.ndarray, "n"], seed: int
+    ) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
+        """Which set each position is taken from, and the position in that set's own sequence."""
+        block = positions // self.BLOCK
+        place = permute(positions % self.BLOCK, self.BLOCK, key_of(seed, block, self.BLOCK))
+        sets = np.searchsorted(self._bounds, place, side="right") - 1
+        counts = np.diff(self._bounds)[sets]
+        return sets, block * counts + place - self._bounds[sets]
+
+
+def _own_seed(seed: int, number: int) -> int:
+    """Seed of a set in a mixture: two that are alike must not go in step."""
+    return int(key_of(seed, number)[0] >> np.uint64(1))
 
 
 def positions(

@@ -7,6 +7,7 @@ import signal
 import traceback
 from collections.abc import Container
 from dataclasses import dataclass, fields, replace
+from itertools import chain, islice
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from dinotrain.data.batch import Skipped
+from dinotrain.data.broken import BrokenImage
 from dinotrain.data.masks import mask_fields
-from dinotrain.data.order import replacement, sample_index, sample_rng
-from dinotrain.data.source import BrokenImage, Source
+from dinotrain.data.order import sample_rng
+from dinotrain.data.source import Source
 from dinotrain.errors import UserError
 
 _MOST_ATTEMPTS = 32
@@ -82,6 +84,7 @@ class Samples(Dataset):
 
     def __init__(self, *, source: Source, crops: Crops, masks: Masks | None, seed: int, workers: int) -> None:
         self._source, self._crops, self._masks, self._seed = source, crops, masks, seed
+        self._order = source.order()
         self._in_hand = torch.full((max(1, workers), 2), -1).share_memory_()
 
     def start_worker(self, number: int) -> None:
@@ -120,7 +123,7 @@ class Samples(Dataset):
         names: list[str] = []
         skipped: list[Skipped] = []
         masks = self._draw_masks(batch)
-        indices = sample_index(batch, len(self._source), seed)
+        indices = self._order(batch, seed)
         for slot, (position, index) in enumerate(zip(batch.tolist(), indices.tolist(), strict=True)):
             in_hand[1] = index
             image = self._read(position, in_hand, skipped)
@@ -145,17 +148,15 @@ class Samples(Dataset):
         self, position: int, in_hand: Int64[np.ndarray, "2"], skipped: list[Skipped]
     ) -> UInt8[np.ndarray, "H W 3"]:
         """The sample in hand, or its first readable replacement, which then is the one in hand."""
-        length = len(self._source)
-        last = min(length - 1, _MOST_ATTEMPTS)
-        for attempt in range(last + 1):
-            if attempt:
-                in_hand[1] = replacement(position, attempt, length, self._seed)
+        tried = 0
+        for index in chain([int(in_hand[1])], islice(self._order.replacements(position, self._seed), _MOST_ATTEMPTS)):
+            in_hand[1], tried = index, tried + 1
             try:
-                return self._source.image(int(in_hand[1]))
+                return self._source.image(index)
             except BrokenImage as broken:
-                skipped.append(Skipped(self._source.name(int(in_hand[1])), broken.reason))
+                skipped.append(Skipped(self._source.name(index), broken.reason))
         raise UserError(
-            f"data.root: {last + 1} images in a row can't be read (the last: {skipped[-1].name}: {skipped[-1].reason})"
+            f"data.root: {tried} images in a row can't be read (the last: {skipped[-1].name}: {skipped[-1].reason})"
         )
 
 

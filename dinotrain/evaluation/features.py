@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from dinotrain.data.source import BrokenImage, Source
+from dinotrain.data.broken import BrokenImage
+from dinotrain.data.source import Source
 from dinotrain.distributed.collectives import gather_rows
 from dinotrain.distributed.world import World
 from dinotrain.models.vit import VisionTransformer

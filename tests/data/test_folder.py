@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dinotrain.data.broken import BrokenImage
 from dinotrain.data.folder import FolderSource
-from dinotrain.data.source import BrokenImage
 from dinotrain.errors import UserError
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from dinotrain.data.images import decode, read_image
-from dinotrain.data.source import BrokenImage
+from dinotrain.data.broken import BrokenImage
+from dinotrain.data.images import decode, read_file
 
 
 def _picture(height: int = 24, width: int = 40) -> np.ndarray:
@@ -202,9 +202,9 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     for name, reason in (("x.jpg", "folder"), ("link.jpg", "No such file"), ("pipe.jpg", "not a regular file")):
         with pytest.raises(BrokenImage, match=reason):
-            read_image(str(tmp_path / name))
+            decode(read_file(str(tmp_path / name)))
 
 
 def test_the_ending_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "really_png.jpg").write_bytes(_encoded(Image.fromarray(_picture())))
-    assert (read_image(str(tmp_path / "really_png.jpg")) == _picture()).all()
+    assert (decode(read_file(str(tmp_path / "really_png.jpg"))) == _picture()).all()

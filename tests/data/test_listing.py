@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dinotrain.data.broken import BrokenImage
 from dinotrain.data.listing import ListSource
-from dinotrain.data.source import BrokenImage
 from dinotrain.errors import UserError
 
 

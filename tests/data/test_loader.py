@@ -14,35 +14,32 @@ import torch
 from torch import Tensor
 
 from dinotrain.data.batch import Batch
+from dinotrain.data.broken import BrokenImage
 from dinotrain.data.crops import MultiCrop
 from dinotrain.data.loader import Loader
 from dinotrain.data.masks import MaskSampler
 from dinotrain.data.order import sample_index, sample_rng
 from dinotrain.data.photometric import Column, augment
-from dinotrain.data.source import BrokenImage, Source
+from dinotrain.data.source import Source
 from dinotrain.errors import UserError
 
 
-class _Source:
+class _Source(Source):
     """Flat pictures whose level is their index; some broken."""
 
     def __init__(self, length: int = 50, broken: tuple[int, ...] = ()) -> None:
-        self.labels, self.classes = None, None
         self._length, self._broken = length, broken
 
     def __len__(self) -> int:
         return self._length
 
-    def image(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> np.ndarray:
         if index in self._broken:
             raise BrokenImage("cut short")
         return np.full((20, 24, 3), index, np.uint8)
 
     def name(self, index: int) -> str:
         return f"picture {index}"
-
-    def test(self) -> None:
-        return
 
     def fingerprint(self) -> str:
         return "pictures"
@@ -132,7 +129,7 @@ def test_pixels_are_normalised_views_of_their_sample() -> None:
 
 
 class _Noise(_Source):
-    def image(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> np.ndarray:
         return np.random.default_rng(index).integers(0, 256, (20, 24, 3), np.uint8)
 
 
@@ -230,10 +227,10 @@ class _Faulty(_Source):
         super().__init__()
         self._error = error
 
-    def image(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> np.ndarray:
         if index == 20:
             raise self._error
-        return super().image(index)
+        return super().read(index)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -247,11 +244,11 @@ def test_other_errors_carry_the_name_of_the_sample(workers: int) -> None:
 class _Deadly(_Source):
     """Its picture 20 ends the worker that reads it."""
 
-    def image(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> np.ndarray:
         if index == 20:
             time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().image(index)
+        return super().read(index)
 
 
 def test_a_worker_that_dies_is_noticed_and_its_image_named() -> None:

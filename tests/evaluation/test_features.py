@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from spawn import run_processes
 
-from dinotrain.data.source import BrokenImage
+from dinotrain.data.broken import BrokenImage
+from dinotrain.data.source import Source
 from dinotrain.distributed.world import World
 from dinotrain.evaluation.attention_maps import cls_attention
 from dinotrain.evaluation.features import Preparation, cls_function, extract
@@ -19,7 +20,7 @@ from dinotrain.models.packing import full_branch
 PREPARATION = Preparation(size=16, crop_fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-class Images:
+class Images(Source):
     """Random images with labels; the one numbered 3 is broken."""
 
     classes = ("a", "b", "c")
@@ -30,16 +31,13 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> np.ndarray:
         if index == 3:
             raise BrokenImage("broken on purpose")
         return np.random.default_rng(index).integers(0, 256, (20, 24, 3), dtype=np.uint8)
 
     def name(self, index: int) -> str:
         return str(index)
-
-    def test(self) -> None:
-        return None
 
     def fingerprint(self) -> str:
         return "images"
