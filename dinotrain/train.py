@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from dinotrain.commands.notices import plain_warnings
 from dinotrain.commands.usage import help_text
 from dinotrain.errors import UserError
 
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if unknown:
             raise UserError(f"{unknown[0]}: no such option; keys are given as key=value, --help lists the most used")
-        return _run(overrides, show)
+        with plain_warnings():
+            return _run(overrides, show)
     except UserError as error:
         rank = os.environ.get("RANK", "0")
         print(f"error{'' if rank == '0' else f' (process {rank})'}: {error}", file=sys.stderr, flush=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +14,10 @@ from jaxtyping import install_import_hook
 from reference import Golden, load
 
 install_import_hook("dinotrain", "typechecker.check")
+
+# Listings of folders and the like that tests make must not stay in the user's cache.
+os.environ["DINOTRAIN_CACHE"] = tempfile.mkdtemp(prefix="dinotrain-tests-")
+atexit.register(shutil.rmtree, os.environ["DINOTRAIN_CACHE"], ignore_errors=True)
 
 if threads := os.environ.get("DINOTRAIN_TEST_THREADS"):
     torch.set_num_threads(int(threads))

@@ -10,6 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 TINY = (
     "+experiment=quickstart",
     "model.embed_dim=32",
@@ -102,3 +105,12 @@ def rows(run_dir: Path) -> list[dict]:
 
 def losses(run_dir: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows(run_dir) if "loss" in row}
+
+
+def make_images(folder: Path, count: int, classes: int = 0) -> Path:
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        place = folder / f"class_{index % classes}" if classes else folder
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(place / f"{index:04d}.png")
+    return folder

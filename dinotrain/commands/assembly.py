@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig
 
-from dinotrain.commands.settings import Settings, build
+from dinotrain.commands.build import build
+from dinotrain.commands.options import RuntimeOptions
+from dinotrain.commands.settings import Settings
 from dinotrain.data.loader import Loader
 from dinotrain.distributed.parallelize import DTYPES, Precision, device_mesh, materialize, parallelize
 from dinotrain.distributed.world import World
@@ -29,6 +32,7 @@ class Plan:
     micro_batch: int
     accumulation: int
     workers: int
+    augment_in_workers: bool
 
 
 def settle(settings: Settings, world: World, cores: int) -> Plan:
@@ -55,7 +59,15 @@ def settle(settings: Settings, world: World, cores: int) -> Plan:
     workers = runtime.workers
     if workers is None:
         workers = min(max(cores // world.local_size - 1, 1), 12)
-    return Plan(precision, attention, backends, micro, accumulation, workers)
+    in_workers = workers > 0 and augments_in_workers(runtime, world.device.type)
+    return Plan(precision, attention, backends, micro, accumulation, workers, in_workers)
+
+
+def augments_in_workers(runtime: RuntimeOptions, device: str) -> bool:
+    """Whether the workers (where there are any) do the photometric augmentation, and not the device."""
+    if runtime.augment == "auto":
+        return device == "cpu" and not runtime.compile_augment
+    return runtime.augment == "workers"
 
 
 def default_precision(device: torch.device) -> Precision:
@@ -145,12 +157,13 @@ def build_state(settings: Settings, plan: Plan, world: World) -> TrainState:
     )
 
 
-def build_loader(settings: Settings, plan: Plan, world: World, start_step: int) -> Loader:
-    """The input pipeline of this process, from a step on."""
+def build_loader(settings: Settings, plan: Plan, world: World, start_step: int, warn: Callable[[str], None]) -> Loader:
+    """The input pipeline of this process, from a step on; `warn` is told of workers that died."""
     config = settings.config
     return Loader(
         source=settings.source,
         crops=settings.crops,
+        augment=settings.augment,
         masks=settings.masks,
         global_batch=config.optim.global_batch,
         micro_batch=plan.micro_batch,
@@ -162,6 +175,9 @@ def build_loader(settings: Settings, plan: Plan, world: World, start_step: int) 
         device=world.device,
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
+        augment_in_workers=plan.augment_in_workers,
+        compile_augment=settings.runtime.compile_augment,
         start_step=start_step,
         steps=config.optim.steps,
+        warn=warn,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from dinotrain.commands.assembly import Plan
 from dinotrain.commands.settings import Settings
 from dinotrain.distributed.world import World
@@ -13,7 +15,10 @@ def banner(settings: Settings, plan: Plan, state: TrainState, world: World) -> l
     config, recipe, source = settings.config, settings.recipe, settings.source
     epochs = recipe.steps * recipe.global_batch / len(source)
     rule = {"none": "as given", "sqrt": "sqrt rule", "linear": "linear rule"}[recipe.lr_rule]
-    labels = "no labels" if source.labels is None else f"{len(set(source.labels.tolist()))} classes (for k-NN only)"
+    classes = len(source.classes) if source.classes is not None else 0
+    if not classes and source.labels is not None:
+        classes = len(np.unique(source.labels))
+    labels = f"{classes} classes (for k-NN only)" if classes else "no labels"
     return [
         ("run", f"{config.name} in {settings.run_dir}"),
         ("data", f"{len(source):,} images, {labels}"),
@@ -32,7 +37,7 @@ def banner(settings: Settings, plan: Plan, state: TrainState, world: World) -> l
         ("sharding", _sharding(settings, world)),
         ("precision", f"{plan.precision}, master weights fp32"),
         ("attention", f"{plan.attention} (available here: {', '.join(plan.attention_available)})"),
-        ("data workers", f"{plan.workers} per process"),
+        ("data workers", f"{plan.workers} per process; colours and blur {_augmented(plan)}"),
     ]
 
 
@@ -45,6 +50,10 @@ def tokens_per_step(settings: Settings) -> int:
         return (size // model.patch_size) ** 2 + extra
 
     return settings.recipe.global_batch * (2 * tokens(crops.global_size) + crops.num_local * tokens(crops.local_size))
+
+
+def _augmented(plan: Plan) -> str:
+    return "in the workers" if plan.augment_in_workers else "on the device"
 
 
 def _seen_by_losses(settings: Settings, plan: Plan, world: World) -> str:

@@ -20,11 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 from dinotrain.commands.usage import config_dir
 from dinotrain.errors import UserError
 
-RECIPE_GROUPS = ("seed", "model", "method", "data", "crops", "optim")
+RECIPE_GROUPS = ("seed", "model", "method", "data", "crops", "augment", "optim")
 """What changes results; everything else says how a run is carried out."""
 
 HINTS = {
     "data.root": "the folder (or file) with the images to train on, e.g. data.root=/data/imagenet/train",
+    "data.sources": "sets to mix, e.g. 'data.sources=[{data: folder, root: /a, weight: 2}, {data: list, root: /b}]'",
 }
 
 
@@ -58,7 +59,7 @@ def check_keys(config: DictConfig, overrides: Sequence[str]) -> None:
     for override in overrides:
         match = re.match(r"\+\+?([\w.]+)=", override)
         if match and "." not in match[1] and match[1] != "experiment" and not (config_dir() / match[1]).is_dir():
-            raise UserError(f"{match[1]}: no such key; {_near(match[1], plain)}")
+            raise UserError(f"{match[1]}: no such key; {near(match[1], plain)}")
         if match and "." in match[1]:
             parent = match[1].rpartition(".")[0]
             if not any(parent == path or parent.startswith(path + ".") for path, _ in _targets(plain)):
@@ -84,7 +85,7 @@ def _check_call(path: str, node: dict) -> None:
         if key in ("_target_", "_partial_", "_convert_"):
             continue
         if key not in signature.parameters:
-            raise UserError(f"{path}.{key}: no such key; {_near(key, signature.parameters, f'{path}.')}")
+            raise UserError(f"{path}.{key}: no such key; {near(key, signature.parameters, f'{path}.')}")
         if key in hints and not _fits(value, hints[key]):
             raise UserError(f"{path}.{key}: got {value!r}, expected {_describe(hints[key])}")
 
@@ -142,7 +143,7 @@ def _describe(hint: Any) -> str:
     return "a list" if origin is not None else str(hint)
 
 
-def _near(key: str, known: Any, before: str = "") -> str:
+def near(key: str, known: Any, before: str = "") -> str:
     """The known names closest to a mistyped one, or all of them; `before` is what stands before each."""
     names = sorted(str(name) for name in known if not str(name).startswith("_"))
     close = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
@@ -160,7 +161,7 @@ def _explain(error: Exception, root: str, overrides: Sequence[str]) -> str:
         if match:
             group, name = match[1], match[2]
             names = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
-            return f"{group}={name}: no such {group}; {_near(name, names)}"
+            return f"{group}={name}: no such {group}; {near(name, names)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as key=value ({first}); quote special characters: 'key=\"a,b\"'"
     match = re.search(r"Could not override '([^']+)'", text)
@@ -182,7 +183,7 @@ def _suggest(key: str, root: str, overrides: Sequence[str]) -> str:
     node = OmegaConf.select(config, parent) if parent else config
     if not isinstance(node, DictConfig):
         return "see the files in configs/"
-    return _near(name, node, f"{parent}." if parent else "")
+    return near(name, node, f"{parent}." if parent else "")
 
 
 def differences(old: dict, new: dict, groups: Sequence[str] = RECIPE_GROUPS) -> list[str]:

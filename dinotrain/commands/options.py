@@ -96,13 +96,17 @@ class RuntimeOptions:
     compile: bool = False
     activation_checkpointing: bool = False
     workers: int | None = None
-    prefetch: int = 4
+    prefetch: int = 2
+    augment: Literal["auto", "device", "workers"] = "auto"
+    compile_augment: bool = False
     initial_loss_scale: float = 65536.0
 
     def __post_init__(self) -> None:
         if self.workers is not None:
             _at_least(0, "runtime.workers", self.workers)
         _at_least(1, "runtime.prefetch", self.prefetch)
+        if self.compile_augment and self.augment == "workers":
+            raise ValueError("runtime.compile_augment: got true, expected false with runtime.augment=workers")
         _above_zero("runtime.initial_loss_scale", self.initial_loss_scale)
 
 

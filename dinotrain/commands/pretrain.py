@@ -70,6 +70,9 @@ def pretrain(config: DictConfig) -> None:
                 recorder.display.banner(banner(settings, plan, state, world))
                 if start is not None:
                     recorder.display.message(resume_message(state.step, settings.recipe.steps, start))
+                if settings.source.left_out:
+                    recorder.skips.add(settings.source.left_out)
+                    recorder.display.warning(left_out_message(settings))
             _train_and_conclude(settings, plan, state, world, recorder, checkpointer, interrupt)
 
 
@@ -103,6 +106,15 @@ def resume_message(step: int, steps: int, checkpoint: Path) -> str:
     if step == steps:
         return f"already finished: all {steps} steps are done"
     return f"going on from {checkpoint} (step {step} of {steps})"
+
+
+def left_out_message(settings: Settings) -> str:
+    """What is said when parts of the data could not be listed."""
+    parts = settings.source.left_out
+    return (
+        f"data: {len(parts)} part{'s' * (len(parts) > 1)} left out (the first: {parts[0].name}: {parts[0].reason}); "
+        f"listed in {settings.run_dir / 'skipped.txt'}"
+    )
 
 
 def choose_device(name: str) -> str:
@@ -173,7 +185,7 @@ def _train_and_conclude(
     try:
         finished = train(
             state,
-            iter(build_loader(settings, plan, world, state.step)),
+            iter(build_loader(settings, plan, world, state.step, recorder.display.warning)),
             recipe.schedules(),
             steps=recipe.steps,
             micro_batches=plan.accumulation,

@@ -69,6 +69,10 @@ def _named(name: str, found: list[Path]) -> Path:
     return path
 
 
+PLACES = {f"data.{key}" for name in ("root", "base", "cache_mb") for key in (name, f"source.{name}")}
+MOST_SHOWN = 8
+
+
 def _manifest(checkpoint: Path) -> dict[str, Any]:
     try:
         return read_manifest(checkpoint)
@@ -96,12 +100,14 @@ def check_unchanged(settings: Settings, checkpoint: Path) -> None:
         raise UserError(_unreadable(path, "not a configuration"))
     now = OmegaConf.to_container(settings.config, resolve=True)
     assert isinstance(now, dict)
-    changed = differences(before, now)
+    # Where the images lie does not matter, their fingerprint does.
+    changed = [line for line in differences(before, now) if line.split(":")[0] not in PLACES]
     data = _manifest(checkpoint).get("data")
     if data != settings.fingerprint:
-        changed.append(f"the images themselves: {data} -> {settings.fingerprint}")
+        changed.insert(0, f"the images themselves: {data} -> {settings.fingerprint}")
     if changed and not settings.resume.allow_changes:
+        more = f"; and {len(changed) - MOST_SHOWN} more" if len(changed) > MOST_SHOWN else ""
         raise UserError(
-            f"{settings.run_dir} was started with another recipe: {'; '.join(changed)}. "
+            f"{settings.run_dir} was started with another recipe: {'; '.join(changed[:MOST_SHOWN])}{more}. "
             "Take the values back, choose another output_dir, or set resume.allow_changes=true"
         )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from dinotrain.commands.build import build
 from dinotrain.commands.options import (
     CheckpointOptions,
     EvaluationOptions,
@@ -18,38 +16,16 @@ from dinotrain.commands.options import (
     ResumeOptions,
     RuntimeOptions,
 )
+from dinotrain.commands.sources import build_source
+from dinotrain.data.augment import Augment
 from dinotrain.data.crops import MultiCrop
-from dinotrain.data.folder import FolderSource
 from dinotrain.data.masks import MaskSampler
 from dinotrain.data.source import Source
+from dinotrain.data.sources.folder import FolderSource
 from dinotrain.errors import UserError
 from dinotrain.optim.recipe import OptimizationRecipe
 
 OPTION_GROUPS = ("parallel", "runtime", "checkpoint", "resume", "evaluation", "logging")
-
-
-def build(node: DictConfig, **arguments: Any) -> Any:
-    """Instantiate a part of the configuration; what its constructor refuses becomes one line.
-
-    Raises:
-        UserError: with the message of the constructor.
-    """
-    try:
-        made = instantiate(node, _convert_="all")
-        return made(**arguments) if node.get("_partial_") else made
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, (ValueError, UserError)):
-            raise UserError(_placed(node, cause)) from cause
-        raise
-    except ValueError as error:
-        raise UserError(_placed(node, error)) from error
-
-
-def _placed(node: DictConfig, error: Exception) -> str:
-    """The message of a constructor, with the place of its keys in the configuration before it."""
-    where = node._get_full_key(None)
-    return str(error) if str(error).startswith(where.split(".")[0]) else f"{where}.{error}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +44,7 @@ class Settings:
     fingerprint: str
     """Of the source; taken once, since a large folder's takes a while."""
     crops: MultiCrop
+    augment: Augment
     masks: MaskSampler | None
     labelled: tuple[Source, Source | None]
     """The images that k-NN searches in, and those to classify; None for a part of the former."""
@@ -84,9 +61,13 @@ class Settings:
         recipe = build(config.optim)
         _check_data(config.data)
         _check_together(config)
-        source = build(config.data.source)
+        source = build_source(config)
         labelled = labelled_sources(groups["evaluation"], source)
-        crops, masks = build(config.crops), config.method.masks
+        crops, augment, masks = build(config.crops), build(config.augment), config.method.masks
+        try:
+            augment.check(global_size=crops.global_size, local_size=crops.local_size, num_local=crops.num_local)
+        except ValueError as error:
+            raise UserError(f"augment.{error}") from error
         if masks is not None:
             masks = build(masks, grid=crops.global_size // config.model.patch_size, seed=config.seed)
         return cls(
@@ -95,6 +76,7 @@ class Settings:
             source=source,
             fingerprint=source.fingerprint(),
             crops=crops,
+            augment=augment,
             masks=masks,
             labelled=labelled,
             **groups,
@@ -146,7 +128,7 @@ def _check_data(data: DictConfig) -> None:
 
 
 def _check_root(config: DictConfig) -> None:
-    for key in ("model", "method", "data", "crops", "optim", *OPTION_GROUPS):
+    for key in ("model", "method", "data", "storage", "crops", "augment", "optim", *OPTION_GROUPS):
         if not isinstance(config[key], DictConfig):
             raise UserError(f"{key}: got {config[key]!r}, expected the keys of that group")
     for key in ("dino_head", "objective"):

@@ -7,7 +7,10 @@ from pathlib import Path
 
 KEYS = (
     ("output_dir=DIR", "where the run lives (default runs/NAME); the same command again resumes"),
-    ("data=NAME data.root=PATH", "what to train on: folder, list, arrays, cifar10, fashion_mnist, embedded"),
+    ("data=NAME data.root=PATH", "what to train on: folder, list, shards, parquet, hf, imagenet, arrays, mix ..."),
+    ("augment=NAME", "dinov2, dinov2_original, dinov1, grayscale, flips, small, identity"),
+    ("storage.cache=DIR", "keeps whole remote files (s3://, https:// ...) on a local disk"),
+    ("runtime.workers=N", "processes that read images; python -m dinotrain.inspect recommends a number"),
     ("optim.steps=N", "optimizer updates; schedules given as shares follow"),
     ("optim.global_batch=N", "images per update, over all processes"),
     ("optim.micro_batch=N", "images per process and forward pass; smaller needs less memory"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import stat
 import warnings
@@ -11,7 +12,9 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageCms
+from PIL.JpegImagePlugin import JpegImageFile
 
+from dinotrain.data import jpeg
 from dinotrain.data.broken import BrokenImage
 
 EXTENSIONS: tuple[str, ...] = (
@@ -25,20 +28,33 @@ Admits = Callable[[int, int], bool]
 """Whether an image will do that is decoded at half its size: of this height and width in pixels, upright."""
 
 _ORIENTATION_TAG = 0x0112
+_OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_JPEG = b"\xff\xd8\xff"
 _WHITE = (255, 255, 255)
 
 
 def read_file(path: str | bytes) -> bytes:
     """The bytes of one file. Raises `BrokenImage` where they can't be had."""
     try:
-        # Only regular files: opening a pipe would wait for ever.
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            raise BrokenImage("is a folder" if stat.S_ISDIR(mode) else "not a regular file")
-        with open(path, "rb") as file:
-            return file.read()
+        # Only regular files: without O_NONBLOCK, to open a pipe would wait for ever.
+        file = os.open(path, _OPENING)
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                raise BrokenImage("is a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+            return _content(file, status.st_size)
+        finally:
+            os.close(file)
     except OSError as error:
         raise BrokenImage(_line(error.strerror or error)) from error
+
+
+def _content(file: int, size: int) -> bytes:
+    """All bytes of a file; as a rule they come in one piece of this size."""
+    pieces = []
+    while piece := os.read(file, max(size, 2**16)):
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def decode(data: bytes, *, min_size: int = 1, admits: Admits | None = None) -> UInt8[np.ndarray, "H W 3"]:
@@ -51,6 +67,8 @@ def decode(data: bytes, *, min_size: int = 1, admits: Admits | None = None) -> U
     Args:
         data: the whole file.
         min_size: least length of the shorter side, in pixels.
+        admits: told the height and width of the upright image at half its size (rounded up), says whether that will
+            do. JPEG files in grey or colour are decoded faster so; all else is decoded in full.
 
     Raises:
         BrokenImage: not an image, cut short, too many pixels (Pillow's limit of twice `Image.MAX_IMAGE_PIXELS`),
@@ -58,12 +76,17 @@ def decode(data: bytes, *, min_size: int = 1, admits: Admits | None = None) -> U
     """
     if not data:
         raise BrokenImage("empty file")
+    if data.startswith(_JPEG) and (pixels := _plain_jpeg(data, min_size, admits)) is not None:
+        return pixels
     # Pillow's plugins raise nearly every type of error on damaged files, and warn about harmless faults.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
+            # With its format named, damaged files are not tried in all others.
+            with Image.open(io.BytesIO(data), formats=["JPEG"] if data.startswith(_JPEG) else None) as image:
                 _check_size(image.size, min_size)
+                if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
+                    return _jpeg(image, data, admits)
                 image.load()
                 return _upright(_pixels(image), _orientation(image))
     except (BrokenImage, MemoryError):
@@ -84,6 +107,24 @@ def _check_size(size: tuple[int, int], min_size: int) -> None:
     width, height = size
     if min(width, height) < min_size:
         raise BrokenImage(f"{width}x{height} px, smaller than a patch (data.min_size is {min_size})")
+
+
+def _plain_jpeg(data: bytes, min_size: int, admits: Admits | None) -> UInt8[np.ndarray, "H W 3"] | None:
+    """None of those that Pillow must look at."""
+    size = jpeg.plain_size(data) if jpeg.decoder() == "simplejpeg" else None
+    if size is None or min(size) < min_size or size[0] * size[1] > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+        return None
+    return jpeg.fast(data, jpeg.half_size(*size, admits) or size)
+
+
+def _jpeg(image: JpegImageFile, data: bytes, admits: Admits | None) -> UInt8[np.ndarray, "H W 3"]:
+    # To look for what is not there takes as long as to decode a small image.
+    orientation = _orientation(image) if {"exif", "xmp"} & image.info.keys() else 1
+    if admits and orientation >= 5:
+        upright, admits = admits, lambda height, width: upright(width, height)
+    half = jpeg.half_size(image.height, image.width, admits)
+    pixels = jpeg.fast(data, half or (image.height, image.width))
+    return _upright(jpeg.slow(image, half) if pixels is None else pixels, orientation)
 
 
 def _pixels(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt64
+from numpy.random.bit_generator import ISeedSequence
 
 from dinotrain.data.permutation import key_of, permute
 
@@ -170,9 +171,17 @@ class Mixed:
         self.orders = tuple(orders)
         self._starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         ends = np.rint(np.cumsum(shares / shares.sum()) * self.BLOCK).astype(np.int64)
-        self._bounds = np.concatenate([[0], ends])
-        if np.diff(self._bounds).min() < 1:
+        self._counts = np.diff(ends, prepend=0)
+        if self._counts.min() < 1:
             raise ValueError(f"weights: got {list(weights)}, must not be less than 1/{self.BLOCK} of their sum")
+        self._arguments = tuple(orders), tuple(lengths), tuple(weights)
+        self._block = lru_cache(maxsize=2)(self._arranged)
+
+    def __getstate__(self) -> tuple:
+        return self._arguments
+
+    def __setstate__(self, state: tuple) -> None:
+        self.__init__(*state)
 
     def __call__(self, positions: Int64[np.ndarray, "n"], seed: int) -> Int64[np.ndarray, "n"]:
         sets, own = self._split(np.asarray(positions, np.int64), seed)
@@ -193,11 +202,25 @@ class Mixed:
         self, positions: Int64[np.ndarray, "n"], seed: int
     ) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
         """Which set each position is taken from, and the position in that set's own sequence."""
-        block = positions // self.BLOCK
-        place = permute(positions % self.BLOCK, self.BLOCK, key_of(seed, block, self.BLOCK))
-        sets = np.searchsorted(self._bounds, place, side="right") - 1
-        counts = np.diff(self._bounds)[sets]
-        return sets, block * counts + place - self._bounds[sets]
+        sets, own = np.empty_like(positions), np.empty_like(positions)
+        for block in np.unique(positions // self.BLOCK).tolist():
+            here = np.flatnonzero(positions // self.BLOCK == block)
+            of_place, ranks = self._block(seed, block)
+            sets[here] = of_place[positions[here] % self.BLOCK]
+            own[here] = block * self._counts[sets[here]] + ranks[positions[here] % self.BLOCK]
+        return sets, own
+
+    def _arranged(self, seed: int, block: int) -> tuple[Int64[np.ndarray, "block"], Int64[np.ndarray, "block"]]:
+        """Set of each place of a block, and how many places before it are of the same set.
+
+        Each set is gone through in its own order, so that one that is read shard by shard stays so.
+        """
+        sets = np.repeat(np.arange(len(self._counts)), self._counts)
+        sets = sets[permute(np.arange(self.BLOCK), self.BLOCK, key_of(seed, block, self.BLOCK))]
+        ranks = np.empty_like(sets)
+        for number, count in enumerate(self._counts):
+            ranks[sets == number] = np.arange(count)
+        return sets, ranks
 
 
 def _own_seed(seed: int, number: int) -> int:
@@ -219,5 +242,18 @@ def positions(
 
 def sample_rng(seed: int, position: int, stream: int = 0) -> np.random.Generator:
     """Random numbers of the sample at a position; another `stream` gives others, independent of these."""
-    key = np.array([seed % 2**64, position], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, stream], np.uint64)))
+    key = _Key(np.array([seed % 2**64, position], np.uint64))
+    counter = np.array([0, 0, 0, stream], np.uint64)
+    return np.random.Generator(np.random.Philox(key, counter=counter))  # pyright: ignore[reportArgumentType]
+
+
+class _Key(ISeedSequence):
+    """A key of Philox as it stands: given as `key`, NumPy would first ask the operating system for random bytes."""
+
+    def __init__(self, key: UInt64[np.ndarray, "2"]) -> None:
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: object = np.uint32) -> UInt64[np.ndarray, "2"]:
+        assert n_words == 2
+        assert dtype is np.uint64
+        return self._key

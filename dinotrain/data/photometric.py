@@ -1,32 +1,32 @@
-"""Flip, colour jitter, grey, blur, solarize and normalisation of whole batches of crops, on their device.
+"""Flip, colour jitter, grey, blur, solarize and normalisation of whole batches of crops.
 
-Every operation gives whole levels of 0..255, rounded as Pillow rounds, so that the images are those that the published
-recipes were trained on (BYOL, arXiv:2006.07733, appendix B; DINOv2, arXiv:2304.07193, appendix B). Each works on just
-the rows that need it: before it, the rows are sorted by what they need, so that it can work in place on a slice.
+Every operation gives whole levels of 0..255 (BYOL, arXiv:2006.07733, appendix B; DINOv2, arXiv:2304.07193,
+appendix B), so that the levels can be made in one place, `levels_into`, and be normalised in another, `normalize`, with
+the same result as in one go, `augment`. Each operation works on just the crops that need it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
+from dinotrain.data import levels
+
 _CACHE_LEVELS = 2**19  # levels augmented at once on a CPU: few enough to stay in the cache
-_RED, _GREEN, _BLUE = 19595, 38470, 7471  # luma of ITU-R BT.601 in parts of 65536, as Pillow has it
 
 
 class Column(IntEnum):
     """What the columns of a parameter table hold."""
 
     FLIP = 0
-    """1: mirrored left to right."""
+    """1: mirrored left to right, 2: top to bottom, 3: both."""
     BRIGHTNESS = 1
     """Factor, from 0 (black); 1 changes nothing."""
     CONTRAST = 2
@@ -64,154 +64,155 @@ def augment(
     Returns:
         (levels / 255 - mean) / std in fp32, contiguous.
     """
-    if params.shape[1] != len(Column):
-        raise ValueError(f"params: got {params.shape[1]} columns, expected {len(Column)}")
-    out = torch.empty((len(crops), 3, *crops.shape[1:3]), dtype=torch.float32, device=crops.device)
-    host = params.float().cpu()
-    together = max(1, len(crops) if crops.is_cuda else _CACHE_LEVELS // max(1, crops[:1].numel()))
-    for start in range(0, len(crops), together):
-        rows = slice(start, start + together)
-        _augment(crops[rows], host[rows], out[rows])
-        for channel in range(3):
-            out[rows, channel].mul_(1 / (255 * std[channel])).sub_(mean[channel] / std[channel])
+    table = _checked(params)
+    wanted = _wanted(table)
+    if (wanted < 0).all():
+        return normalize(crops, mean=mean, std=std)
+    out = torch.empty((len(crops), 3, *crops.shape[1:3]), device=crops.device)
+    for rows, y in _augmented(crops, table, wanted, np.arange(len(table))):
+        _normalize(y, mean, std)
+        out.index_copy_(0, rows, y)
     return out
 
 
-def _augment(crops: UInt8[Tensor, "m H W 3"], params: Float[Tensor, "m P"], out: Float[Tensor, "m 3 H W"]) -> None:
-    """Write the augmented levels of some crops to `out`."""
-    table = params.numpy()
-    stages, restore = _plan(table, crops.device)
+def levels_into(crops: UInt8[Tensor, "M H W 3"], params: Float[Tensor, "M P"]) -> None:
+    """Augment a batch of crops in place, and leave the normalisation to `normalize`.
+
+    Args:
+        crops: RGB pixels.
+        params: as for `augment`.
+    """
+    table = _checked(params)
+    wanted = _wanted(table)
+    busy = np.flatnonzero((wanted >= 0).any(0))
+    for rows, y in _augmented(crops, table, wanted, busy):
+        for channel in range(3):  # faster than all at once
+            crops[..., channel].index_copy_(0, rows, y[:, channel].to(torch.uint8))
+
+
+def normalize(
+    crops: UInt8[Tensor, "M H W 3"], *, mean: Sequence[float], std: Sequence[float]
+) -> Float[Tensor, "M 3 H W"]:
+    """(levels / 255 - mean) / std in fp32, contiguous; mean and std of the three channels in 0..1."""
+    out = torch.empty((len(crops), 3, *crops.shape[1:3]), device=crops.device)
+    for piece in _pieces(len(crops), crops):
+        out[piece] = _planes(crops[piece])
+        _normalize(out[piece], mean, std)
+    return out
+
+
+def _checked(params: Float[Tensor, "M P"]) -> Float[np.ndarray, "M P"]:
+    if params.shape[1] != len(Column):
+        raise ValueError(f"params: got {params.shape[1]} columns, expected {len(Column)}")
+    return params.float().cpu().numpy()
+
+
+def _normalize(y: Float[Tensor, "m 3 H W"], mean: Sequence[float], std: Sequence[float]) -> None:
+    for channel in range(3):
+        y[:, channel].mul_(1 / (255 * std[channel])).sub_(mean[channel] / std[channel])
+
+
+def _augmented(
+    crops: UInt8[Tensor, "M H W 3"],
+    table: Float[np.ndarray, "M P"],
+    wanted: Int[np.ndarray, "stages M"],
+    rows: Int64[np.ndarray, "n"],
+) -> Iterator[tuple[Int64[Tensor, "m"], Float[Tensor, "m 3 H W"]]]:
+    """The given rows, in pieces of which most need the same operations: their numbers and augmented levels."""
+    rows = rows[np.lexsort(wanted[_SORTED_BY][:, rows])]
     radius = int(table[table[:, Column.SIGMA] > 0, Column.RADIUS].max(initial=0))
-    operations = {**_OPERATIONS, Column.SIGMA: partial(_blur, radius=radius)}
-    y = crops.permute(0, 3, 1, 2).contiguous().float()
-    for stage in stages:
-        y = y.index_select(0, stage.order)
-        for column, start, stop in stage.slices:
-            operations[column](y[start:stop], stage.values[start:stop])
-    torch.index_select(y, 0, restore, out=out)
+    operations = {**_OPERATIONS, Column.SIGMA: partial(levels.blur, radius=radius)}
+    for piece in _pieces(len(rows), crops):
+        first, stages, last = _plan(table, wanted, rows[piece], crops.device)
+        y = _planes(crops.index_select(0, first))
+        for stage in stages:
+            y = y if stage.order is None else y.index_select(0, stage.order)
+            for key, start, stop in stage.runs:
+                operations[key](y[start:stop], stage.values[start:stop])
+        yield last, y
 
 
-class _Stage(NamedTuple):
-    """What is done to all rows at one place in the order of operations."""
-
-    order: Int64[Tensor, "m"]
-    """How to sort the rows that the stage before has left."""
-    values: Float[Tensor, "m 1 1 1"]
-    """The operation's parameter for each of the rows thus sorted."""
-    slices: list[tuple[Column, int, int]]
-    """Operations, each named by the column of its parameter, with the first row and the one after the last."""
+def _pieces(count: int, crops: UInt8[Tensor, "M H W 3"]) -> Iterator[slice]:
+    """Rows to be worked on at once: all on a GPU; on a CPU several small crops, but one large one."""
+    together = count if crops.is_cuda else _CACHE_LEVELS // max(1, crops[:1].numel())
+    together = together if together > 3 else 1
+    return (slice(start, start + together) for start in range(0, count, together))
 
 
-def _plan(table: Float[np.ndarray, "m P"], device: torch.device) -> tuple[list[_Stage], Int64[Tensor, "m"]]:
-    """Stages, and how to sort the rows back in the end; computed on the host and sent to the device in one go."""
-    sent, slices = [], []
-    current = np.arange(len(table))
-    for wanted in _wanted(table):
-        order = np.argsort(wanted[current], kind="stable")
-        current = current[order]
-        here = wanted[current]
-        firsts = np.flatnonzero(np.diff(here, prepend=-1))  # rows of column -1, which need nothing, come first
-        if len(firsts):
-            columns = [Column(column) for column in here[firsts].tolist()]
-            slices.append([*zip(columns, firsts.tolist(), [*firsts[1:].tolist(), len(here)])])
-            sent += [order, table[current, here]]
-    tensor = torch.from_numpy(np.array([*sent, np.argsort(current)], np.float64))
-    tensor = (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
-    orders, values = tensor[::2].long(), tensor[1::2].float()[..., None, None, None]
-    return [_Stage(*stage) for stage in zip(orders, values, slices)], orders[-1]
+def _planes(crops: UInt8[Tensor, "m H W 3"]) -> Float[Tensor, "m 3 H W"]:
+    return torch.stack(crops.unbind(-1), 1).float()
+
+
+_FLIP_ROWS = len(Column)
+"""Key of the second operation that one column asks for."""
 
 
 def _wanted(table: Float[np.ndarray, "m P"]) -> Int[np.ndarray, "stages m"]:
-    """Column of the operation that each row needs at each stage, -1 for none."""
-    wanted = np.full((8, len(table)), -1)
-    wanted[0, table[:, Column.FLIP] > 0] = Column.FLIP
-    wanted[1:5] = table[:, Column.FIRST : Column.FOURTH + 1].T
-    wanted[5, table[:, Column.GREY] > 0] = Column.GREY
-    wanted[6, table[:, Column.SIGMA] > 0] = Column.SIGMA
-    wanted[7, table[:, Column.THRESHOLD] < 256] = Column.THRESHOLD
+    """Keys of the operations that each row needs, in this order, -1 for none: the column of the parameter."""
+    wanted = np.full((9, len(table)), -1)
+    flip = table[:, Column.FLIP]
+    wanted[0, flip % 2 == 1] = Column.FLIP
+    wanted[1, flip >= 2] = _FLIP_ROWS
+    wanted[2:6] = table[:, Column.FIRST : Column.FOURTH + 1].T
+    wanted[6, table[:, Column.GREY] > 0] = Column.GREY
+    wanted[7, table[:, Column.SIGMA] > 0] = Column.SIGMA
+    wanted[8, table[:, Column.THRESHOLD] < 256] = Column.THRESHOLD
     return wanted
 
 
-# The operations below change whole levels y in place into whole levels.
+_SORTED_BY = [0, 1, 8, 6, 7, 5, 4, 3, 2]
+"""Places in the order of operations, the one that matters most last: what comes first in it takes longest."""
 
 
-def _flip(y: Float[Tensor, "n 3 H W"], _: Float[Tensor, "n 1 1 1"]) -> None:
-    y.copy_(y.flip(-1))
+class _Stage(NamedTuple):
+    """What is done at one place in the order of operations."""
+
+    order: Int64[Tensor, "m"] | None
+    """How to sort the rows that the stage before has left; None to leave them."""
+    values: Float[Tensor, "m 1 1 1"]
+    """The operation's parameter for each of the rows thus sorted."""
+    runs: list[tuple[int, int, int]]
+    """Keys of operations, each with the first of neighbouring rows that need it and the one after the last."""
 
 
-def _luma(y: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 1 H W"]:
-    """Brightness in whole levels; exact, as all numbers stay under 2**24."""
-    red, green, blue = y.split(1, dim=1)
-    return (red * _RED).add_(green, alpha=_GREEN).add_(blue, alpha=_BLUE).add_(2**15).mul_(2**-16).floor_()
+def _plan(
+    table: Float[np.ndarray, "M P"],
+    wanted: Int[np.ndarray, "stages M"],
+    rows: Int64[np.ndarray, "m"],
+    device: torch.device,
+) -> tuple[Int64[Tensor, "m"], list[_Stage], Int64[Tensor, "m"]]:
+    """How to order some rows at first, the stages, and the order that they leave.
 
-
-def _brightness(y: Float[Tensor, "n 3 H W"], factor: Float[Tensor, "n 1 1 1"]) -> None:
-    y.mul_(factor).clamp_(0, 255).floor_()
-
-
-def _contrast(y: Float[Tensor, "n 3 H W"], factor: Float[Tensor, "n 1 1 1"]) -> None:
-    mean = _luma(y).mean((1, 2, 3), keepdim=True).add_(0.5).floor_()
-    y.sub_(mean).mul_(factor).add_(mean).clamp_(0, 255).floor_()
-
-
-def _saturation(y: Float[Tensor, "n 3 H W"], factor: Float[Tensor, "n 1 1 1"]) -> None:
-    luma = _luma(y)
-    y.sub_(luma).mul_(factor).add_(luma).clamp_(0, 255).floor_()
-
-
-def _hue(y: Float[Tensor, "n 3 H W"], turns: Float[Tensor, "n 1 1 1"]) -> None:
-    """Rotate the hue in HSV space with 8 bits each, as Pillow has them, without branches.
-
-    With V the greatest channel, C = V - least channel and the hue h in sixths of a turn:
-    h = 3 -+ (1 + (V + R - G - B) / C), minus where G >= B; and back: R = V - C clamp(2 - |h - 3|),
-    G = V - C clamp(|h - 2| - 1), B = V - C clamp(|h - 4| - 1), clamped to 0..1.
+    All is worked out on the host and sent to the device in one go. The rows are sorted by what they need next where
+    that spares operations: each works in place on a slice.
     """
-    red, green, blue = y.split(1, dim=1)
-    value = y.amax(1, keepdim=True)
-    chroma = value - y.amin(1, keepdim=True)
-    side = green - blue
-    bent = (value + red).sub_(green).sub_(blue).div_(chroma.clamp(min=1)).add_(1).copysign_(side)
-    hue = bent.neg_().add_(3).mul_(255 / 6).floor_().add_((255 * turns).trunc_())
-    hue.sub_((hue / 256).floor_().mul_(256)).mul_(6 / 255)
-    # The saturation C / V in whole levels, and back to C.
-    chroma.mul_(255).div_(value.clamp(min=1)).floor_().mul_(value).mul_(1 / 255)
-    value += 0.5
-    torch.sub(2, (hue - 3).abs_(), out=red)
-    torch.sub((hue - 2).abs_(), 1, out=green)
-    torch.sub((hue - 4).abs_(), 1, out=blue)
-    torch.sub(value, y.clamp_(0, 1).mul_(chroma), out=y).floor_()
-
-
-def _grey(y: Float[Tensor, "n 3 H W"], _: Float[Tensor, "n 1 1 1"]) -> None:
-    y.copy_(_luma(y))
-
-
-def _blur(y: Float[Tensor, "n 3 H W"], sigma: Float[Tensor, "n 1 1 1"], *, radius: int) -> None:
-    """Gaussian of 2 * radius + 1 taps along each axis; beyond the border lies the mirror image of what is within."""
-    offsets = torch.arange(radius + 1, dtype=torch.float32, device=y.device)
-    taps = torch.exp(-0.5 * (offsets / sigma).square())
-    taps = (taps / (2 * taps.sum(-1, keepdim=True) - taps[..., :1])).split(1, dim=-1)
-    pair = torch.empty_like(y)
-    for dim, padding in ((-1, (radius, radius, 0, 0)), (-2, (0, 0, radius, radius))):
-        padded, side = F.pad(y, padding, mode="reflect"), y.shape[dim]
-        y.mul_(taps[0])
-        for k in range(1, radius + 1):
-            torch.add(padded.narrow(dim, radius - k, side), padded.narrow(dim, radius + k, side), out=pair)
-            y.add_(pair.mul_(taps[k]))
-    y.add_(0.5).floor_()
-
-
-def _solarize(y: Float[Tensor, "n 3 H W"], threshold: Float[Tensor, "n 1 1 1"]) -> None:
-    inverted = (y - (threshold - 1)).clamp_(0, 1)  # 1 from the threshold on, 0 below: levels are whole
-    y.add_(inverted.mul_(255 - 2 * y))
+    sent, sorts, runs = [rows], [], []
+    for stage in wanted:
+        here = stage[rows]
+        if not (here >= 0).any():
+            continue
+        order = np.argsort(here, kind="stable")
+        sorts.append(np.count_nonzero(np.diff(here)) > np.count_nonzero(np.diff(here[order])))
+        if sorts[-1]:
+            rows, here = rows[order], here[order]
+        firsts = np.flatnonzero(np.diff(here, prepend=-2))
+        keys, ends = here[firsts].tolist(), [*firsts[1:].tolist(), len(here)]
+        runs.append([run for run in zip(keys, firsts.tolist(), ends) if run[0] >= 0])
+        sent += [order, table[rows, here % len(Column)]]
+    tensor = torch.from_numpy(np.array([*sent, rows], np.float64))
+    tensor = (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    orders, values = tensor[1::2].long(), tensor[2::2].float()[..., None, None, None]
+    stages = [_Stage(order if sort else None, *rest) for sort, order, rest in zip(sorts, orders, zip(values, runs))]
+    return tensor[0].long(), stages, orders[-1]
 
 
 _OPERATIONS = {
-    Column.FLIP: _flip,
-    Column.BRIGHTNESS: _brightness,
-    Column.CONTRAST: _contrast,
-    Column.SATURATION: _saturation,
-    Column.HUE: _hue,
-    Column.GREY: _grey,
-    Column.THRESHOLD: _solarize,
+    Column.FLIP: levels.flip_columns,
+    _FLIP_ROWS: levels.flip_rows,
+    Column.BRIGHTNESS: levels.brightness,
+    Column.CONTRAST: levels.contrast,
+    Column.SATURATION: levels.saturation,
+    Column.HUE: levels.hue,
+    Column.GREY: levels.grey,
+    Column.THRESHOLD: levels.solarize,
 }

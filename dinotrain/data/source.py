@@ -63,5 +63,8 @@ class Source(ABC):
         """Which image stands at which position of training: by default every image of the set may follow any other."""
         return Shuffled(len(self))
 
+    def share(self) -> None:  # noqa: B027
+        """Told before workers are forked: what each of them would else read into memory of its own is read now."""
+
     def fetch(self, indices: Sequence[int]) -> None:  # noqa: B027
         """Told before these images are read, one after another, in this process: a remote one gets them at once."""

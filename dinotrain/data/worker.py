@@ -1,25 +1,31 @@
-"""What a data worker does: it assembles micro-batches from samples."""
+"""What a data worker does: it fills slots with micro-batches of samples."""
 
 from __future__ import annotations
 
 import os
 import signal
 import traceback
-from collections.abc import Container
-from dataclasses import dataclass, fields, replace
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from dinotrain.data import photometric
+from dinotrain.data.allocator import keep_freed_memory
 from dinotrain.data.batch import Skipped
 from dinotrain.data.broken import BrokenImage
+from dinotrain.data.crops import crop_places
+from dinotrain.data.images import Admits
 from dinotrain.data.masks import mask_fields
 from dinotrain.data.order import sample_rng
+from dinotrain.data.ring import Ring, Slot, shared_bytes
 from dinotrain.data.source import Source
 from dinotrain.errors import UserError
 
@@ -34,16 +40,28 @@ class Crops(Protocol):
     global_size: int
     local_size: int
     num_local: int
-    num_params: int
 
-    def into(
+    def draw(self, rng: np.random.Generator) -> Float64[np.ndarray, "tries V draws"]: ...
+
+    def admits(self, draws: Float64[np.ndarray, "tries V draws"], height: int, width: int) -> bool: ...
+
+    def fill(
         self,
         image: UInt8[np.ndarray, "H W 3"],
-        rng: np.random.Generator,
-        global_out: UInt8[Tensor, "2 S S 3"],
-        local_out: UInt8[Tensor, "L s s 3"],
-        params_out: Float[Tensor, "V P"],
+        draws: Float64[np.ndarray, "tries V draws"],
+        places: Sequence[UInt8[Tensor, "1 3 _ _"]],
     ) -> None: ...
+
+
+@runtime_checkable
+class Colours(Protocol):
+    """What draws the photometric augmentation: `dinotrain.data.augment.Augment`."""
+
+    num_params: int
+
+    def draw(self, rng: np.random.Generator, num_local: int) -> Float64[np.ndarray, "V D"]: ...
+
+    def table(self, draws: Float64[np.ndarray, "*B V D"]) -> Float32[np.ndarray, "*B V P"]: ...
 
 
 @runtime_checkable
@@ -53,26 +71,37 @@ class Masks(Protocol):
     def __call__(self, positions: Int64[np.ndarray, "B"]) -> Bool[np.ndarray, "2 B N"]: ...
 
 
-@dataclass(frozen=True)
-class Assembled:
-    """A micro-batch as it comes from a worker: crops in bytes, and the numbers of their photometric augmentation."""
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a sample becomes crops and masks."""
 
-    global_crops: UInt8[Tensor, "2 B S S 3"]
-    local_crops: UInt8[Tensor, "L B s s 3"]
-    params: Float[Tensor, "V B P"]
-    masks: Bool[Tensor, "2 B N"]
-    mask_indices: Int64[Tensor, "M"]
-    mask_weights: Float[Tensor, "M"]
+    source: Source
+    crops: Crops
+    augment: Colours
+    masks: Masks | None
+    seed: int
+    augment_here: bool
+    """Whether flip, colours, blur and solarize are applied in the worker, and not only drawn."""
+
+
+class Request(NamedTuple):
+    """A slot to fill with the samples at these positions."""
+
+    slot: int
+    positions: Int64[np.ndarray, "B"]
+
+
+class Filled(NamedTuple):
+    """What a worker says of a slot it filled; the rest is in the slot."""
+
+    slot: int
+    masked: int
+    """Number of masked patches."""
     names: tuple[str, ...]
     skipped: tuple[Skipped, ...]
 
-    def pin_memory(self) -> Assembled:
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return replace(self, **{name: value.pin_memory() for name, value in values if isinstance(value, Tensor)})
 
-
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """What went wrong in a worker: for the user, or (with a traceback) for a developer."""
 
     message: str
@@ -80,24 +109,26 @@ class Failure:
 
 
 class Samples(Dataset):
-    """Micro-batches by their samples' positions, for use in a worker or in the main process."""
+    """Fills slots of a ring on request, in a worker or in the main process."""
 
-    def __init__(self, *, source: Source, crops: Crops, masks: Masks | None, seed: int, workers: int) -> None:
-        self._source, self._crops, self._masks, self._seed = source, crops, masks, seed
-        self._order = source.order()
-        self._in_hand = torch.full((max(1, workers), 2), -1).share_memory_()
+    def __init__(self, recipe: Recipe, ring: Ring, workers: int) -> None:
+        self._recipe, self._source, self._ring = recipe, recipe.source, ring
+        self._order = recipe.source.order()
+        self._known_places: dict[tuple[int, int], list[Tensor]] = {}
+        self._in_hand = shared_bytes(max(1, workers) * 16).view(torch.int64).view(-1, 2).fill_(-1)
 
     def start_worker(self, number: int) -> None:
         """First thing in each worker: leave it to the main process to end the run. (Torch sets it to one thread.)"""
         self._in_hand[number] = torch.tensor([os.getpid(), -1])
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _end_soon)
+        keep_freed_memory()
 
-    def __getitems__(self, batch: Int64[np.ndarray, "B"]) -> Assembled | Failure:
+    def __getitems__(self, request: Request) -> Filled | Failure:
         worker = get_worker_info()
         in_hand = self._in_hand[worker.id if worker else 0].numpy()
         try:
-            return self._assemble(batch, in_hand)
+            return self._fill(request, in_hand)
         except UserError as error:
             return Failure(str(error), for_user=True)
         except Exception as error:
@@ -106,53 +137,68 @@ class Samples(Dataset):
         finally:
             in_hand[1] = -1
 
-    def processes(self) -> set[int | None]:
-        """Process numbers of the workers."""
-        return set(self._in_hand[:, 0].tolist())
+    def processes(self) -> set[int]:
+        """Process numbers of the workers that have started."""
+        return set(self._in_hand[:, 0].tolist()) - {-1}
 
     def in_hand(self, alive: Container[int | None]) -> list[str]:
         """Names of the samples that workers were busy with whose process numbers are not among those alive."""
         lost = [index for process, index in self._in_hand.tolist() if index >= 0 and process not in alive]
         return [self._source.name(index) for index in lost]
 
-    def _assemble(self, batch: Int64[np.ndarray, "B"], in_hand: Int64[np.ndarray, "2"]) -> Assembled:
-        crops, size, seed = self._crops, len(batch), self._seed
-        globals_ = torch.empty(2, size, crops.global_size, crops.global_size, 3, dtype=torch.uint8)
-        locals_ = torch.empty(crops.num_local, size, crops.local_size, crops.local_size, 3, dtype=torch.uint8)
-        params = torch.empty(2 + crops.num_local, size, crops.num_params)
+    def _fill(self, request: Request, in_hand: Int64[np.ndarray, "2"]) -> Filled:
+        slot, positions = self._ring.slots[request.slot], request.positions
+        masked = self._draw_masks(positions, slot)
+        indices = self._order(positions, self._recipe.seed).tolist()
+        self._source.fetch(indices)
         names: list[str] = []
         skipped: list[Skipped] = []
-        masks = self._draw_masks(batch)
-        indices = self._order(batch, seed)
-        for slot, (position, index) in enumerate(zip(batch.tolist(), indices.tolist(), strict=True)):
+        colours: list[np.ndarray] = []
+        for place, (position, index) in enumerate(zip(positions.tolist(), indices, strict=True)):
             in_hand[1] = index
-            image = self._read(position, in_hand, skipped)
-            crops.into(image, sample_rng(seed, position), globals_[:, slot], locals_[:, slot], params[:, slot])
+            rng = sample_rng(self._recipe.seed, position)
+            draws = self._recipe.crops.draw(rng)
+            colours.append(self._recipe.augment.draw(rng, self._recipe.crops.num_local))
+            image = self._read(position, in_hand, skipped, partial(self._recipe.crops.admits, draws))
+            self._recipe.crops.fill(image, draws, self._places(request.slot, place))
             names.append(self._source.name(int(in_hand[1])))
-        mask_indices, mask_weights = mask_fields(masks)
-        return Assembled(
-            global_crops=globals_,
-            local_crops=locals_,
-            params=params,
-            masks=torch.from_numpy(masks),
-            mask_indices=torch.from_numpy(mask_indices),
-            mask_weights=torch.from_numpy(mask_weights),
-            names=tuple(names),
-            skipped=tuple(skipped),
-        )
+        table = self._recipe.augment.table(np.stack(colours, axis=0))
+        slot.params.copy_(torch.from_numpy(table).transpose(0, 1))
+        if self._recipe.augment_here:
+            views = len(slot.global_crops)
+            photometric.levels_into(slot.global_crops.flatten(0, 1), slot.params[:views].flatten(0, 1))
+            photometric.levels_into(slot.local_crops.flatten(0, 1), slot.params[views:].flatten(0, 1))
+        return Filled(request.slot, masked, tuple(names), tuple(skipped))
 
-    def _draw_masks(self, batch: Int64[np.ndarray, "B"]) -> Bool[np.ndarray, "2 B N"]:
-        return np.zeros((2, len(batch), 0), bool) if self._masks is None else self._masks(batch)
+    def _places(self, number: int, place: int) -> list[UInt8[Tensor, "1 3 _ _"]]:
+        """Where the crops of a sample go; the same views every time a slot is filled."""
+        key = number, place
+        if key not in self._known_places:
+            slot = self._ring.slots[number]
+            self._known_places[key] = crop_places(slot.global_crops[:, place], slot.local_crops[:, place])
+        return self._known_places[key]
+
+    def _draw_masks(self, positions: Int64[np.ndarray, "B"], slot: Slot) -> int:
+        """Masks of a micro-batch into its slot; returns the number of masked patches."""
+        if self._recipe.masks is None:
+            return 0
+        masks = self._recipe.masks(positions)
+        indices, weights = mask_fields(masks)
+        slot.masks.copy_(torch.from_numpy(masks))
+        slot.mask_indices[: len(indices)] = torch.from_numpy(indices)
+        slot.mask_weights[: len(weights)] = torch.from_numpy(weights)
+        return len(indices)
 
     def _read(
-        self, position: int, in_hand: Int64[np.ndarray, "2"], skipped: list[Skipped]
+        self, position: int, in_hand: Int64[np.ndarray, "2"], skipped: list[Skipped], admits: Admits
     ) -> UInt8[np.ndarray, "H W 3"]:
         """The sample in hand, or its first readable replacement, which then is the one in hand."""
         tried = 0
-        for index in chain([int(in_hand[1])], islice(self._order.replacements(position, self._seed), _MOST_ATTEMPTS)):
+        others = islice(self._order.replacements(position, self._recipe.seed), _MOST_ATTEMPTS)
+        for index in chain([int(in_hand[1])], others):
             in_hand[1], tried = index, tried + 1
             try:
-                return self._source.image(index)
+                return self._source.image(index, admits)
             except BrokenImage as broken:
                 skipped.append(Skipped(self._source.name(index), broken.reason))
         raise UserError(

@@ -93,7 +93,9 @@ def _batches(
     blank = torch.zeros(3, preparation.size, preparation.size, dtype=torch.uint8)
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(indices), batch):
-            images = list(pool.map(read, indices[start : start + batch].tolist()))
+            part = indices[start : start + batch].tolist()
+            source.fetch(part)
+            images = list(pool.map(read, part))
             ok = torch.tensor([image is not None for image in images])
             yield torch.stack([blank if image is None else image for image in images]), ok
 

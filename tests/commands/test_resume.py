@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_runs import end, losses, rows, run, start, wait_for_file, wait_for_step
+from real_runs import end, losses, make_images, rows, run, start, wait_for_file, wait_for_step
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 
@@ -193,3 +193,22 @@ def test_other_images_are_refused(tmp_path: Path) -> None:
     done = run(tmp_path / "run", "optim.steps=2", "data.source.seed=1", status=1)
     assert "data.source.seed" in done.stderr
     assert "images themselves" in done.stderr
+
+
+def test_images_may_move(tmp_path: Path) -> None:
+    pictures = make_images(tmp_path / "here", 12)
+    run(tmp_path / "run", "data=folder", f"data.root={pictures}", "optim.steps=2")
+    moved = pictures.rename(tmp_path / "there")
+    done = run(tmp_path / "run", "data=folder", f"data.root={moved}", "optim.steps=2")
+    assert "already finished" in done.stdout
+    (moved / "0000.png").unlink()
+    done = run(tmp_path / "run", "data=folder", f"data.root={moved}", "optim.steps=2", status=1)
+    assert "images themselves" in done.stderr
+
+
+def test_a_long_list_of_differences_is_cut_short(uninterrupted: Path) -> None:
+    changes = [f"augment.{key}=0.3" for key in ("flip", "brightness", "contrast", "saturation", "hue", "grayscale")]
+    changes += [f"crops.{key}=[0.3,0.5]" for key in ("global_scale", "local_scale", "ratio")]
+    done = run(uninterrupted, *changes, status=1)
+    assert done.stderr.count(" -> ") == 8
+    assert "; and 1 more" in done.stderr

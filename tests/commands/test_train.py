@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-from real_runs import losses, rows, run
+from real_runs import losses, make_images, rows, run
 
 from dinotrain.commands.usage import experiment_lines
 from dinotrain.train import main
@@ -99,15 +97,6 @@ def test_compiled_blocks_learn_and_are_drawn(tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "pictures").glob("*.png"))
 
 
-def make_images(folder: Path, count: int, classes: int = 0) -> Path:
-    generator = np.random.default_rng(0)
-    for index in range(count):
-        place = folder / f"class_{index % classes}" if classes else folder
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(place / f"{index:04d}.png")
-    return folder
-
-
 def test_a_folder_without_labels_trains_without_knn(tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", 30)
     run(tmp_path / "run", "data=folder", f"data.root={images}", "optim.steps=3")
@@ -138,6 +127,16 @@ def test_too_many_broken_files_stop_the_run(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_mixture_takes_from_all_its_sets(tmp_path: Path) -> None:
+    one, other = make_images(tmp_path / "one", 5), make_images(tmp_path / "other", 40, classes=2)
+    parts = f"[{{data: folder, root: {one}, weight: 3, name: one}}, {{data: folder, root: {other}}}]"
+    (other / "class_0" / "0000.png").write_bytes(b"")
+    run(tmp_path / "run", "data=mix", f"data.sources={parts}", "optim.steps=12", "data.max_broken=1")
+    (line,) = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
+    assert line.startswith("1_folder/class_0/0000.png\t")
+
+
+MIX = ["+experiment=quickstart", "data=mix"]
 MISTAKES = {
     "no data": (["+experiment=vitg14"], ["data.root is missing"]),
     "unknown experiment": (["+experiment=vitg"], ["no such experiment", "vitg14"]),
@@ -157,7 +156,11 @@ MISTAKES = {
     "batch": (["+experiment=quickstart", "optim.global_batch=10", "optim.micro_batch=4"], ["optim.micro_batch"]),
     "xformers": (["+experiment=quickstart", "runtime.attention=xformers"], ["runtime.attention", "sdpa"]),
     "log_every": (["+experiment=quickstart", "log_every=0"], ["log_every", "at least 1"]),
-    "crops": (["+experiment=quickstart", "crops.flip=2"], ["crops.flip", "2"]),
+    "augment": (["+experiment=quickstart", "augment.flip=2"], ["augment.flip", "2"]),
+    "wide blur": (
+        ["+experiment=quickstart", "augment.blur_local=1", "augment.blur_kernel=99"],
+        ["augment.blur_kernel", "99"],
+    ),
     "prototypes": (
         ["+experiment=quickstart", "method.dino_head.num_prototypes=1"],
         ["method.dino_head.num_prototypes"],
@@ -166,7 +169,19 @@ MISTAKES = {
     "group off": (["+experiment=quickstart", "evaluation=null"], ["evaluation"]),
     "output": (["+experiment=quickstart", "output_dir=/dev/null/run"], ["output_dir", "/dev/null/run"]),
     "evaluation folder": (["+experiment=quickstart", "evaluation.train_root=/no/such"], ["evaluation.train_root"]),
-    "no group": (["+experiment=quickstart", "data=imagenet"], ["no such data", "folder"]),
+    "nothing to mix": (["+experiment=quickstart", "data=mix"], ["data.sources is missing", "weight"]),
+    "unknown part": ([*MIX, "data.sources=[{data: foldr, root: /a}]"], ["data.sources[0]", "did you mean folder"]),
+    "unknown key of a part": ([*MIX, "data.sources=[{data: folder, rot: /a}]"], ["sources[0]", "did you mean root"]),
+    "part without root": ([*MIX, "data.sources=[{data: folder}]"], ["data.sources[0]", "root is missing"]),
+    "missing part": ([*MIX, "data.sources=[{data: folder, root: /no/such}]"], ["data.sources[0]", "/no/such"]),
+    "weight": ([*MIX, "data.sources=[{data: embedded, weight: 0}]"], ["data.sources[0].weight", "above 0"]),
+    "part's statistics": ([*MIX, "data.sources=[{data: embedded, mean: 3}]"], ["sources[0]", "mean: no such key"]),
+    "storage": (["+experiment=quickstart", "storage.retries=-1"], ["storage.retries", "-1"]),
+    "workers' augmentation": (
+        ["+experiment=quickstart", "runtime.augment=workers", "runtime.compile_augment=true"],
+        ["runtime.compile_augment"],
+    ),
+    "no group": (["+experiment=quickstart", "data=foldr"], ["no such data", "folder"]),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -203,6 +204,13 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     for name, reason in (("x.jpg", "folder"), ("link.jpg", "No such file"), ("pipe.jpg", "not a regular file")):
         with pytest.raises(BrokenImage, match=reason):
             decode(read_file(str(tmp_path / name)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_file_that_does_not_say_how_long_it_is() -> None:
+    path = "/proc/self/mountinfo"
+    assert os.stat(path).st_size == 0
+    assert read_file(path) == Path(path).read_bytes()
 
 
 def test_the_ending_does_not_matter(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,13 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from dinotrain.data import photometric
+from dinotrain.data.augment import Augment
 from dinotrain.data.batch import Batch
 from dinotrain.data.broken import BrokenImage
 from dinotrain.data.crops import MultiCrop
 from dinotrain.data.loader import Loader
 from dinotrain.data.masks import MaskSampler
 from dinotrain.data.order import sample_index, sample_rng
-from dinotrain.data.photometric import Column, augment
+from dinotrain.data.photometric import Column
 from dinotrain.data.source import Source
 from dinotrain.errors import UserError
 
@@ -46,23 +49,39 @@ class _Source(Source):
 
 
 class _Crops:
-    """Crops that are the picture's level plus noise; every other flipped."""
+    """Crops that are the picture's level plus noise."""
 
-    global_size, local_size, num_params = 8, 4, len(Column)
+    global_size, local_size = 8, 4
 
     def __init__(self, num_local: int = 3) -> None:
         self.num_local = num_local
 
-    def into(
-        self, image: np.ndarray, rng: np.random.Generator, global_out: Tensor, local_out: Tensor, params_out: Tensor
-    ) -> None:
-        for out in (global_out, local_out):
-            noise = torch.from_numpy(rng.integers(0, 100, tuple(out.shape), np.uint8))
-            out.copy_(noise + int(image[0, 0, 0]))
-        params_out.zero_()
-        params_out[:, Column.FIRST : Column.FOURTH + 1] = -1
-        params_out[:, Column.THRESHOLD] = 256
-        params_out[:, Column.FLIP] = torch.from_numpy(rng.integers(0, 2, len(params_out)).astype(np.float32))
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        return rng.random((1, 2 + self.num_local, 3 * 8 * 8))
+
+    def admits(self, draws: np.ndarray, height: int, width: int) -> bool:
+        return False
+
+    def fill(self, image: np.ndarray, draws: np.ndarray, places: Sequence[Tensor]) -> None:
+        for row, place in zip(draws[0], places, strict=True):
+            noise = torch.from_numpy(row[: place.numel()] * 100).byte()
+            place.copy_(noise.view(place.shape) + int(image[0, 0, 0]))
+
+
+class _Flips:
+    """Every other crop flipped."""
+
+    num_params = len(Column)
+
+    def draw(self, rng: np.random.Generator, num_local: int) -> np.ndarray:
+        return rng.random((2 + num_local, 1))
+
+    def table(self, draws: np.ndarray) -> np.ndarray:
+        table = np.zeros((*draws.shape[:-1], len(Column)), np.float32)
+        table[..., Column.FIRST : Column.FOURTH + 1] = -1
+        table[..., Column.THRESHOLD] = 256
+        table[..., Column.FLIP] = draws[..., 0] < 0.5
+        return table
 
 
 def _masks(positions: np.ndarray) -> np.ndarray:
@@ -72,6 +91,7 @@ def _masks(positions: np.ndarray) -> np.ndarray:
 def _loader(source: Source | None = None, **changes: Any) -> Loader:
     options: dict[str, Any] = {
         "crops": _Crops(),
+        "augment": _Flips(),
         "masks": _masks,
         "global_batch": 8,
         "micro_batch": 4,
@@ -133,23 +153,27 @@ class _Noise(_Source):
         return np.random.default_rng(index).integers(0, 256, (20, 24, 3), np.uint8)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_with_the_crops_and_masks_of_the_recipe(workers: int) -> None:
+@pytest.mark.parametrize(("workers", "in_workers"), [(0, False), (1, False), (1, True)])
+def test_with_the_crops_and_masks_of_the_recipe(workers: int, in_workers: bool) -> None:
     source = _Noise(30)
     crops = MultiCrop(global_size=16, local_size=8, num_local=2)
     masks = MaskSampler(grid=4, group=4, seed=3)
-    batches = _take(_loader(source, crops=crops, masks=masks, seed=3, workers=workers), 4)
+    augment = Augment()
+    options = {"crops": crops, "augment": augment, "masks": masks, "seed": 3, "workers": workers}
+    batches = _take(_loader(source, augment_in_workers=in_workers, **options), 4)
     position = 13
     index = int(sample_index(position, 30, 3))
     batch, slot = batches[position // 4], position % 4
     assert batch.names[slot] == source.name(index)
     assert np.array_equal(batch.masks.numpy(), masks(np.arange(12, 16)))
     global_out, local_out = torch.empty(2, 16, 16, 3, dtype=torch.uint8), torch.empty(2, 8, 8, 3, dtype=torch.uint8)
-    params = torch.empty(4, crops.num_params)
-    crops.into(source.image(index), sample_rng(3, position), global_out, local_out, params)
+    rng = sample_rng(3, position)
+    draws = crops.draw(rng)
+    params = torch.from_numpy(augment.parameters(rng, 2))
+    crops.cut(source.image(index), draws, global_out, local_out)
     statistics = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    assert torch.equal(batch.global_crops[:, slot], augment(global_out, params[:2], **statistics))
-    assert torch.equal(batch.local_crops[:, slot], augment(local_out, params[2:], **statistics))
+    assert torch.equal(batch.global_crops[:, slot], photometric.augment(global_out, params[:2], **statistics))
+    assert torch.equal(batch.local_crops[:, slot], photometric.augment(local_out, params[2:], **statistics))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -242,21 +266,48 @@ def test_other_errors_carry_the_name_of_the_sample(workers: int) -> None:
 
 
 class _Deadly(_Source):
-    """Its picture 20 ends the worker that reads it."""
+    """Its picture 20 ends the worker that reads it, as often as it may."""
+
+    def __init__(self, deaths: int) -> None:
+        super().__init__()
+        self._deaths = torch.tensor([deaths]).share_memory_()
 
     def read(self, index: int) -> np.ndarray:
-        if index == 20:
+        if index == 20 and self._deaths[0] > 0:
+            self._deaths -= 1
             time.sleep(0.2)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().read(index)
 
 
-def test_a_worker_that_dies_is_noticed_and_its_image_named() -> None:
-    start = time.monotonic()
+def test_an_image_that_kills_workers_is_named() -> None:
+    start, told = time.monotonic(), []
     with pytest.raises(UserError, match=r"runtime\.workers: a data worker died while it read picture 20 ") as caught:
-        list(_loader(_Deadly(), workers=2, steps=20))
-    assert time.monotonic() - start < 20
+        list(_loader(_Deadly(100), workers=2, steps=20, warn=told.append))
+    assert time.monotonic() - start < 30
     assert "\n" not in str(caught.value)
+    assert "picture 20" in told[0]
+
+
+def test_after_the_death_of_a_worker_the_batches_go_on_as_if_nothing_had_happened() -> None:
+    told = []
+    batches = list(_loader(_Deadly(1), workers=2, steps=20, warn=told.append))
+    _assert_same(batches, list(_loader(steps=20)))
+    assert len(told) == 1
+    assert "a data worker died while it read picture 20" in told[0]
+
+
+class _Slow(_Source):
+    def read(self, index: int) -> np.ndarray:
+        if index == 20:
+            time.sleep(2.5)
+        return super().read(index)
+
+
+def test_a_slow_image_is_waited_for() -> None:
+    told = []
+    _assert_same(list(_loader(_Slow(), workers=1, steps=8, warn=told.append)), list(_loader(steps=8)))
+    assert not told
 
 
 def _child_processes() -> set[int]:

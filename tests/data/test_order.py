@@ -145,6 +145,16 @@ def test_a_mixture_takes_from_each_set_in_its_share_and_in_its_order() -> None:
     assert own not in others
 
 
+def test_a_mixture_keeps_the_shards_of_its_sets_together() -> None:
+    lengths = [100] * 50
+    mixed = Mixed([Windowed(lengths, 4), Shuffled(7)], (5000, 7), weights=(1, 1))
+    indices = mixed(np.arange(1000, 1600), seed=1)
+    shards = {index // 100 for index in indices.tolist() if index < 5000}
+    assert len(shards) <= 8
+    again = pickle.loads(pickle.dumps(mixed))
+    assert (again(np.arange(1000, 1600), seed=1) == indices).all()
+
+
 @pytest.mark.parametrize("weights", [(1, 0), (1, -1), (1,), (1, float("nan")), (1, 1e-9)])
 def test_weights_of_a_mixture_are_checked(weights: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"^weights: got"):

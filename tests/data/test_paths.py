@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
+import numpy as np
 import pytest
 
 from dinotrain.data.paths import PathTable, printable
@@ -33,3 +34,21 @@ def test_printable_is_one_line_of_text() -> None:
     assert printable(b"a b/c.png") == "a b/c.png"
     assert printable(b"a\tb\nc\xff") == r"a\tb\nc\xff"
     assert printable("größe\u2028".encode()) == r"größe\u2028"
+
+
+def test_a_table_of_arrays_shares_them() -> None:
+    table = PathTable([b"a", b"", b"b\xff/c"])
+    again = PathTable.of_arrays(table.block, table.ends)
+    assert list(again) == [b"a", b"", b"b\xff/c"]
+    assert np.shares_memory(again.block, table.block)
+    assert again.digest() == table.digest()
+    cached = table.for_cache("x") | PathTable([b"z"]).for_cache("y")
+    assert list(PathTable.from_cache(cached, "x")) == list(table)
+    assert list(PathTable.from_cache(cached, "y")) == [b"z"]
+    for block, ends in ((table.block[1:], table.ends), (table.block, table.ends[:0]), (table.block, table.ends[1:])):
+        with pytest.raises(ValueError, match="ends"):
+            PathTable.of_arrays(block, ends)
+
+
+def test_the_digest_stays_the_same_in_later_versions() -> None:
+    assert PathTable([b"a", b"", b"ccc"]).digest() == "72877a542aba6dba"

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from reference import load
 
-from dinotrain.data.photometric import Column, augment
+from dinotrain.data.photometric import Column, augment, levels_into, normalize
 
 _LEVELS = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}  # leave levels as they are
 _OPERATIONS = ("brightness", "contrast", "saturation", "hue")
@@ -60,7 +60,7 @@ def _mixture(count: int) -> torch.Tensor:
     rng = np.random.default_rng(0)
     rows = torch.cat([_row() for _ in range(count)])
     for row in rows:
-        row[Column.FLIP], row[Column.GREY] = float(rng.random() < 0.5), float(rng.random() < 0.2)
+        row[Column.FLIP], row[Column.GREY] = float(rng.integers(4)), float(rng.random() < 0.2)
         row[Column.BRIGHTNESS : Column.HUE] = torch.from_numpy(rng.uniform(0.6, 1.4, 3))
         row[Column.HUE] = rng.uniform(-0.5, 0.5)
         if rng.random() < 0.8:
@@ -110,18 +110,53 @@ def test_hue_of_every_colour_is_pillows(turns: float) -> None:
     assert difference.max() <= 6  # a hue or saturation cut to the other one of two neighbouring bytes
 
 
+@pytest.mark.parametrize(("value", "axes"), [(0, ()), (1, (2,)), (2, (1,)), (3, (1, 2))])
+def test_flips(value: int, axes: tuple[int, ...]) -> None:
+    crops = torch.arange(2 * 5 * 7 * 3, dtype=torch.uint8).view(2, 5, 7, 3)
+    ours = augment(crops, torch.cat([_row(FLIP=value), _row()]), **_LEVELS).permute(0, 2, 3, 1)
+    torch.testing.assert_close(ours[:1], crops[:1].flip(axes).float(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours[1:], crops[1:].float(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("count", "side"), [(40, 5), (40, 16), (24, 98), (6, 224)])
+def test_levels_and_then_normalisation_give_the_same(count: int, side: int) -> None:
+    statistics: dict[str, tuple[float, ...]] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    rows = _mixture(count)
+    rows[::7] = _row()
+    generator = torch.Generator().manual_seed(1)
+    crops = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=generator)
+    once = augment(crops, rows, **statistics)
+    levels = crops.clone()
+    levels_into(levels, rows)
+    assert torch.equal(normalize(levels, **statistics), once)
+    assert torch.equal(levels[::7], crops[::7])
+    twice = torch.stack([crops] * 2, 1)  # a slot of a larger buffer
+    levels_into(twice[:, 1], rows)
+    assert torch.equal(twice[:, 0], crops)
+    assert torch.equal(twice[:, 1], levels)
+
+
+def test_where_nothing_is_asked_for_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    crops, rows = torch.randint(0, 256, (30, 98, 98, 3), dtype=torch.uint8), _row().repeat(30, 1)
+    expected = normalize(crops, **_LEVELS)
+    monkeypatch.setattr("dinotrain.data.photometric._plan", None)
+    assert torch.equal(augment(crops, rows, **_LEVELS), expected)
+    levels = crops.clone()
+    levels_into(levels, rows)
+    assert torch.equal(levels, crops)
+
+
 def test_no_crops() -> None:
-    assert augment(torch.empty(0, 8, 8, 3, dtype=torch.uint8), torch.empty(0, len(Column)), **_LEVELS).shape == (
-        0,
-        3,
-        8,
-        8,
-    )
+    crops, rows = torch.empty(0, 8, 8, 3, dtype=torch.uint8), torch.empty(0, len(Column))
+    levels_into(crops, rows)
+    assert augment(crops, rows, **_LEVELS).shape == normalize(crops, **_LEVELS).shape == (0, 3, 8, 8)
 
 
 def test_wrong_table() -> None:
     with pytest.raises(ValueError, match=r"^params: got 3 columns, expected 13$"):
         augment(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.zeros(1, 3), **_LEVELS)
+    with pytest.raises(ValueError, match=r"^params: got 14 columns, expected 13$"):
+        levels_into(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.zeros(1, 14))
 
 
 @pytest.mark.gpu
@@ -131,3 +166,6 @@ def test_same_on_a_gpu() -> None:
     crops = torch.randint(0, 256, (64, 98, 98, 3), dtype=torch.uint8)
     ours, theirs = augment(crops.cuda(), rows, **_LEVELS).cpu(), augment(crops, rows, **_LEVELS)
     assert ((ours - theirs).abs() > 0.01).float().mean() < 1e-3
+    levels = crops.cuda()
+    levels_into(levels, rows)
+    torch.testing.assert_close(normalize(levels, **_LEVELS).cpu(), ours, atol=1e-4, rtol=0)

@@ -27,9 +27,10 @@ class Images(Source):
 
     def __init__(self, count: int = 23) -> None:
         self.labels = np.arange(count) % 3
+        self.count = count
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.count
 
     def read(self, index: int) -> np.ndarray:
         if index == 3:
