@@ -1,0 +1,1 @@
+"""Any set of images as tar shards."""
