@@ -31,12 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str], show: bool) -> int:
     from omegaconf import OmegaConf
 
-    from dinotrain.commands.config import compose_config
+    from dinotrain.commands.config import compose_config, without_secrets
     from dinotrain.commands.recognition import overrides_of
 
     config = compose_config("prepare", overrides_of(words))
     if show:
-        print(OmegaConf.to_yaml(config, resolve=True), end="")
+        print(OmegaConf.to_yaml(without_secrets(config)), end="")
         return 0
     from dinotrain.commands.preparation import prepare
 

@@ -55,11 +55,11 @@ def _leave_at_once(status: int) -> None:
 def _run(overrides: Sequence[str], show: bool) -> int:
     from omegaconf import OmegaConf
 
-    from dinotrain.commands.config import compose_config
+    from dinotrain.commands.config import compose_config, without_secrets
 
     config = compose_config("train", overrides)
     if show:
-        print(OmegaConf.to_yaml(config, resolve=True), end="")
+        print(OmegaConf.to_yaml(without_secrets(config)), end="")
         return 0
     from dinotrain.commands.pretrain import pretrain
 

@@ -31,5 +31,11 @@ def build(node: DictConfig, **arguments: Any) -> Any:
 
 def _placed(node: DictConfig, error: Exception) -> str:
     """The message of a constructor, with the place of its keys in the configuration before it."""
-    where = node._get_full_key(None)
-    return str(error) if str(error).startswith(where.split(".")[0]) else f"{where}.{error}"
+    where, text = node._get_full_key(None), str(error)
+    if text.startswith(where.split(".")[0]):
+        return text
+    parent = node._get_parent()
+    # An argument that was given as a key of the node above it is known to the user by that key.
+    if isinstance(parent, DictConfig) and text.partition(":")[0] in parent:
+        where = where.rpartition(".")[0]
+    return f"{where}.{text}" if where else text

@@ -37,7 +37,7 @@ def compose_config(root: str, overrides: Sequence[str]) -> DictConfig:
     """
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = compose(root, list(overrides))
+            config = compose(root, [_with_new_keys(override) for override in overrides])
         for key, value in _leaves(OmegaConf.to_container(config, resolve=False)):
             if value == "???":
                 raise UserError(f"{key} is missing: {HINTS.get(key, 'give it as ' + key + '=VALUE')}")
@@ -48,6 +48,27 @@ def compose_config(root: str, overrides: Sequence[str]) -> DictConfig:
         raise UserError(_explain(error, root, overrides)) from None
     check_keys(config, overrides)
     return config
+
+
+def _with_new_keys(override: str) -> str:
+    """Options of file systems are not known here: any key may be set."""
+    return f"++{override}" if re.match(r"storage\.options[.=]", override) else override
+
+
+def without_secrets(config: DictConfig) -> DictConfig:
+    """A copy in which passwords and the like in `storage.options` are dots, to be written down and shown."""
+    copied = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    assert isinstance(copied, DictConfig)
+    _hide(OmegaConf.select(copied, "storage.options"))
+    return copied
+
+
+def _hide(options: Any) -> None:
+    for key in options or () if isinstance(options, DictConfig) else ():
+        if isinstance(options[key], DictConfig):
+            _hide(options[key])
+        elif re.search(r"secret|token|password|passwd|credential|signature|auth|^key$", str(key), re.IGNORECASE):
+            options[key] = "..."
 
 
 def check_keys(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -146,10 +167,15 @@ def _describe(hint: Any) -> str:
 def near(key: str, known: Any, before: str = "") -> str:
     """The known names closest to a mistyped one, or all of them; `before` is what stands before each."""
     names = sorted(str(name) for name in known if not str(name).startswith("_"))
-    close = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
+    best = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
+    close = [name for name in best if _likeness(key, name) > _likeness(key, best[0]) - 0.15]
     if close:
         return f"did you mean {' or '.join(before + name for name in close)}?"
-    return f"known: {', '.join(names)}"
+    return f"known: {', '.join(names)}" if names else "there are none"
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def _explain(error: Exception, root: str, overrides: Sequence[str]) -> str:
@@ -163,7 +189,9 @@ def _explain(error: Exception, root: str, overrides: Sequence[str]) -> str:
             names = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
             return f"{group}={name}: no such {group}; {near(name, names)}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as key=value ({first}); quote special characters: 'key=\"a,b\"'"
+        key, _, value = str(error.override).partition("=")
+        own = value.strip("'\"") or "a,b"
+        return f"{error.override}: cannot be read as key=value; quote special characters, twice: '{key}=\"{own}\"'"
     match = re.search(r"Could not override '([^']+)'", text)
     if match:
         return f"{match[1]}: no such key; {_suggest(match[1], root, overrides)}"
@@ -183,7 +211,15 @@ def _suggest(key: str, root: str, overrides: Sequence[str]) -> str:
     node = OmegaConf.select(config, parent) if parent else config
     if not isinstance(node, DictConfig):
         return "see the files in configs/"
+    if key == "data.root":
+        return f"{_chosen('data', overrides)} reads no files; add data=folder (or list, shards, parquet ...)"
     return near(name, node, f"{parent}." if parent else "")
+
+
+def _chosen(group: str, overrides: Sequence[str]) -> str:
+    """What was typed for a group, or else for the experiment, which chose it."""
+    typed = {key.lstrip("+"): word for word in overrides for key in (word.partition("=")[0],)}
+    return typed.get(group) or typed.get("experiment", group)
 
 
 def differences(old: dict, new: dict, groups: Sequence[str] = RECIPE_GROUPS) -> list[str]:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from dinotrain.commands.assembly import Plan, build_loader, build_method, build_networks, build_state, settle
 from dinotrain.commands.banner import banner
+from dinotrain.commands.config import without_secrets
 from dinotrain.commands.parameter_table import parameter_table
 from dinotrain.commands.results import conclude
 from dinotrain.commands.resume import checkpoint_to_resume, record
@@ -71,8 +72,7 @@ def pretrain(config: DictConfig) -> None:
                 if start is not None:
                     recorder.display.message(resume_message(state.step, settings.recipe.steps, start))
                 if settings.source.left_out:
-                    recorder.skips.add(settings.source.left_out)
-                    recorder.display.warning(left_out_message(settings))
+                    recorder.display.warning(record_left_out(settings))
             _train_and_conclude(settings, plan, state, world, recorder, checkpointer, interrupt)
 
 
@@ -108,13 +108,12 @@ def resume_message(step: int, steps: int, checkpoint: Path) -> str:
     return f"going on from {checkpoint} (step {step} of {steps})"
 
 
-def left_out_message(settings: Settings) -> str:
-    """What is said when parts of the data could not be listed."""
-    parts = settings.source.left_out
-    return (
-        f"data: {len(parts)} part{'s' * (len(parts) > 1)} left out (the first: {parts[0].name}: {parts[0].reason}); "
-        f"listed in {settings.run_dir / 'skipped.txt'}"
-    )
+def record_left_out(settings: Settings) -> str:
+    """Lists the parts of the data that could not be listed, in a file of the run folder; returns what to say of it."""
+    parts, file = settings.source.left_out, settings.run_dir / "left_out.txt"
+    file.write_text("".join(f"{part.name}\t{part.reason}\n" for part in parts), "utf-8")
+    number = "1 part" if len(parts) == 1 else f"{len(parts)} parts"
+    return f"data: {number} left out (the first: {parts[0].name}: {parts[0].reason}); all in {file}"
 
 
 def choose_device(name: str) -> str:
@@ -147,7 +146,7 @@ def open_recorder(settings: Settings, plan: Plan, state: TrainState, world: Worl
         wandb=logging.wandb if world.main else "disabled",
         wandb_project=logging.wandb_project,
         tensorboard=logging.tensorboard and world.main,
-        config=settings.config,
+        config=without_secrets(settings.config),
     )
     stack.callback(trackers.close)
     rows = metrics.rows() if state.step else []

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from dinotrain.commands.build import build
+from dinotrain.commands.config import without_secrets
 from dinotrain.commands.options import (
     CheckpointOptions,
     EvaluationOptions,
@@ -89,8 +90,8 @@ class Settings:
 
     @property
     def text(self) -> str:
-        """The resolved configuration as YAML."""
-        return OmegaConf.to_yaml(self.config, resolve=True)
+        """The resolved configuration as YAML, without secrets."""
+        return OmegaConf.to_yaml(without_secrets(self.config))
 
 
 def labelled_sources(options: EvaluationOptions, source: Source) -> tuple[Source, Source | None]:

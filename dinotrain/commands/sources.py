@@ -34,7 +34,7 @@ def _single(node: DictConfig, storage: Storage) -> Source:
 
 def _mixture(data: DictConfig, storage: Storage) -> Source:
     """Each entry of `data.sources` is a file of configs/data with keys of its own, and a weight."""
-    entries = OmegaConf.to_container(data.sources)
+    entries = OmegaConf.to_container(data.sources) if OmegaConf.is_config(data.sources) else data.sources
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(
             f"data.sources: got {entries!r}, expected a list such as "
@@ -50,22 +50,24 @@ def _mixture(data: DictConfig, storage: Storage) -> Source:
         if isinstance(weights[-1], bool) or not isinstance(weights[-1], (int, float)) or not weights[-1] > 0:
             raise UserError(f"{where}.weight: got {weights[-1]!r}, expected a number above 0")
         try:
-            sources.append(_single(_composed(kind, settings).data.source, storage))
+            sources.append(_single(_composed(kind, settings, data.max_broken).data.source, storage))
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
     return build(data.source, sources=sources, weights=weights, names=names)
 
 
-def _composed(kind: Any, settings: Mapping[str, Any]) -> DictConfig:
+def _composed(kind: Any, settings: Mapping[str, Any], max_broken: float) -> DictConfig:
     """The file of configs/data with this name, with these keys over its own."""
     files = {path.stem: path for path in (config_dir() / "data").glob("*.yaml") if path.stem != "mix"}
     if kind not in files:
         raise UserError(f"data: got {kind!r}; {near(str(kind), files)}")
     base = OmegaConf.load(files[kind])
     assert isinstance(base, DictConfig)
-    for key in ("mean", "std", "max_broken"):  # of the whole mixture, unless the source reads it itself
-        if key not in base.source:
-            del base[key]
+    del base["mean"], base["std"]  # of the whole mixture
+    if "max_broken" in base.source:
+        base.max_broken = max_broken
+    else:
+        del base["max_broken"]
     OmegaConf.set_struct(base, True)
     known = list(base.keys())  # a key without a value would not be "in" base
     unknown = [key for key in settings if key not in known]

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -82,17 +83,7 @@ class Feed:
         warn: Callable[[str], None] = warnings.warn,
     ) -> None:
         self._recipe, self._workers, self._prefetch, self._warn = recipe, workers, prefetch, warn
-        crops, masks = recipe.crops, recipe.masks
-        self._ring = Ring(
-            (workers * prefetch if workers else 1) + _HELD,
-            images=micro_batch,
-            global_size=crops.global_size,
-            local_size=crops.local_size,
-            num_local=crops.num_local,
-            num_params=recipe.augment.num_params,
-            patches=0 if masks is None else masks(np.zeros(1, np.int64)).shape[-1],
-            pin=pin,
-        )
+        self._images, self._pin = micro_batch, pin
         layout = {"global_batch": global_batch, "micro_batch": micro_batch, "world_size": world_size}
         per_step = global_batch // (micro_batch * world_size)
         self._plan = _Plan(start_step * per_step, None if steps is None else steps * per_step, per_step, rank, layout)
@@ -100,10 +91,11 @@ class Feed:
     def __iter__(self) -> Iterator[Assembled]:
         if self._workers:
             self._recipe.source.share()
+        ring = self._make_ring()
         batch, death = self._plan.start, None
         while True:
             try:
-                for assembled in self._crew(batch):
+                for assembled in self._crew(ring, batch):
                     batch += 1
                     yield assembled
                 return
@@ -113,71 +105,89 @@ class Feed:
                 death = batch
                 self._warn(f"{died}; started anew")
 
-    def _crew(self, batch: int) -> Iterator[Assembled]:
+    def _make_ring(self) -> Ring:
+        crops, masks = self._recipe.crops, self._recipe.masks
+        return Ring(
+            (self._workers * self._prefetch if self._workers else 1) + _HELD,
+            images=self._images,
+            global_size=crops.global_size,
+            local_size=crops.local_size,
+            num_local=crops.num_local,
+            num_params=self._recipe.augment.num_params,
+            patches=0 if masks is None else masks(np.zeros(1, np.int64)).shape[-1],
+            pin=self._pin,
+        )
+
+    def _crew(self, ring: Ring, batch: int) -> Iterator[Assembled]:
         """Micro-batches from this one on, until the end or the death of one of the workers that are started for it."""
-        samples = Samples(self._recipe, self._ring, self._workers)
+        samples = Samples(self._recipe, ring, self._workers)
         # A worker survives the SIGTERM that it would get at the end of a process which leaves its batches open.
         kill = partial(_kill, samples)
         atexit.register(kill)
-        batches, requested = self._start(samples, batch)
+        batches, requested = self._start(samples, ring, batch)
         try:
-            while (filled := self._next(batches, samples)) is not None:
+            while (filled := self._next(batches, samples, bool(requested))) is not None:
                 requested.remove(filled.slot)
-                yield self._assembled(filled)
+                yield self._assembled(ring, filled)
         finally:
-            del batches  # ends the workers
+            del batches  # ends the workers, unless an error that is on its way holds on to it
+            kill()
             atexit.unregister(kill)
             for slot in requested:
-                self._ring.give_back(slot)
+                ring.give_back(slot)
 
-    def _start(self, samples: Samples, batch: int) -> tuple[Iterator[Filled | Failure], list[int]]:
+    def _start(self, samples: Samples, ring: Ring, batch: int) -> tuple[Iterator[Filled | Failure], list[int]]:
         requested: list[int] = []
         on_linux = sys.platform == "linux"
-        loader = DataLoader(
-            samples,
-            batch_sampler=_Requests(self._plan, batch, self._ring, requested),
-            num_workers=self._workers,
-            collate_fn=_unchanged,
-            worker_init_fn=samples.start_worker,
-            prefetch_factor=self._prefetch if self._workers else None,
-            timeout=_PATIENCE if self._workers else 0,
-            multiprocessing_context="fork" if self._workers and on_linux else None,
-            # With a generator of its own it leaves the random state of the process alone.
-            generator=torch.Generator(),
-        )
-        # Torch would raise the death of a worker anywhere in the main thread; it is noticed when a batch is due.
-        handler = signal.getsignal(signal.SIGCHLD)
-        batches = iter(loader)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
+            loader = DataLoader(
+                samples,
+                batch_sampler=_Requests(self._plan, batch, ring, requested),
+                num_workers=self._workers,
+                collate_fn=_unchanged,
+                worker_init_fn=samples.start_worker,
+                prefetch_factor=self._prefetch if self._workers else None,
+                timeout=_PATIENCE if self._workers else 0,
+                multiprocessing_context="fork" if self._workers and on_linux else None,
+                # With a generator of its own it leaves the random state of the process alone.
+                generator=torch.Generator(),
+            )
+            # Torch would raise the death of a worker anywhere in the main thread; it is noticed when a batch is due.
+            handler = signal.getsignal(signal.SIGCHLD)
+            batches = iter(loader)
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler)
         return batches, requested
 
-    def _next(self, batches: Iterator[Filled | Failure], samples: Samples) -> Filled | None:
+    def _next(self, batches: Iterator[Filled | Failure], samples: Samples, due: bool) -> Filled | None:
+        """The next message of the workers; at the end of all, when none is due, they end."""
         while True:
             try:
-                result = next(batches, None)
+                with _deaths_noticed(samples) if self._workers and due else nullcontext():
+                    result = next(batches, None)
                 break
             except (RuntimeError, OSError, EOFError) as error:
                 # A worker hands its own errors over as a Failure, so this should be the end of a worker.
                 if self._workers and (_dead(samples) or "DataLoader worker" in str(error)):
                     raise _WorkerDied(_obituary(samples, error)) from error
-                if not self._workers or "timed out" not in str(error):
+                if not self._workers or "DataLoader timed out" not in str(error):
                     raise
         if isinstance(result, Failure):
             raise UserError(result.message) if result.for_user else RuntimeError(result.message)
         return result
 
-    def _assembled(self, filled: Filled) -> Assembled:
-        slot = self._ring.slots[filled.slot]
+    def _assembled(self, ring: Ring, filled: Filled) -> Assembled:
+        slot = ring.slots[filled.slot]
 
         def release(after: torch.cuda.Event | None = None) -> None:
-            self._ring.give_back(filled.slot, after)
+            ring.give_back(filled.slot, after)
 
         return Assembled(
             slot,
             slot.mask_indices[: filled.masked],
             slot.mask_weights[: filled.masked],
-            filled.names,
+            tuple(map(self._recipe.source.name, slot.indices.tolist())),
             filled.skipped,
             release,
         )
@@ -189,6 +199,25 @@ def _alive() -> set[int | None]:
 
 def _dead(samples: Samples) -> bool:
     return bool(samples.processes() - _alive())
+
+
+@contextmanager
+def _deaths_noticed(samples: Samples) -> Iterator[None]:
+    """Raises when a worker dies meanwhile: one that was killed while it wrote a message leaves a read without end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def notice(number: int, frame: object) -> None:
+        if _dead(samples):
+            raise RuntimeError("DataLoader worker killed")
+
+    usual = signal.signal(signal.SIGCHLD, notice)
+    try:
+        notice(0, None)
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, usual if usual is not None else signal.SIG_DFL)
 
 
 def _obituary(samples: Samples, error: Exception) -> str:

@@ -120,7 +120,7 @@ class Loader:
         copied = None
         if self._device.type == "cuda":
             copied = torch.cuda.Event()
-            copied.record()
+            copied.record(torch.cuda.current_stream(self._device))
         assembled.release(copied)
         return batch
 

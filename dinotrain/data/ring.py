@@ -38,6 +38,8 @@ class Slot:
     mask_indices: Int64[Tensor, "2*B*N"]
     """The first ones count; how many, tells whoever filled the slot. The weights likewise."""
     mask_weights: Float[Tensor, "2*B*N"]
+    indices: Int64[Tensor, "B"]
+    """Number of each sample in its source."""
 
 
 class Ring:
@@ -75,6 +77,7 @@ class Ring:
             "masks": ((2, images, patches), torch.bool),
             "mask_indices": ((2 * images * patches,), torch.int64),
             "mask_weights": ((2 * images * patches,), torch.float32),
+            "indices": ((images,), torch.int64),
         }
         sizes = [-(-prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT for shape, dtype in fields.values()]
         memory = shared_bytes(slots * sum(sizes))

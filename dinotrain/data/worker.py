@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from dinotrain.data.crops import crop_places
 from dinotrain.data.images import Admits
 from dinotrain.data.masks import mask_fields
 from dinotrain.data.order import sample_rng
+from dinotrain.data.orphan import end_with_parent
 from dinotrain.data.ring import Ring, Slot, shared_bytes
 from dinotrain.data.source import Source
 from dinotrain.errors import UserError
@@ -97,7 +99,6 @@ class Filled(NamedTuple):
     slot: int
     masked: int
     """Number of masked patches."""
-    names: tuple[str, ...]
     skipped: tuple[Skipped, ...]
 
 
@@ -114,6 +115,9 @@ class Samples(Dataset):
     def __init__(self, recipe: Recipe, ring: Ring, workers: int) -> None:
         self._recipe, self._source, self._ring = recipe, recipe.source, ring
         self._order = recipe.source.order()
+        # The system ends them with the thread that started them, which only of the main one is the process's end.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self._parent = os.getpid() if in_main_thread else None
         self._known_places: dict[tuple[int, int], list[Tensor]] = {}
         self._in_hand = shared_bytes(max(1, workers) * 16).view(torch.int64).view(-1, 2).fill_(-1)
 
@@ -123,6 +127,8 @@ class Samples(Dataset):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _end_soon)
         keep_freed_memory()
+        if self._parent is not None:
+            end_with_parent(self._parent)
 
     def __getitems__(self, request: Request) -> Filled | Failure:
         worker = get_worker_info()
@@ -150,8 +156,8 @@ class Samples(Dataset):
         slot, positions = self._ring.slots[request.slot], request.positions
         masked = self._draw_masks(positions, slot)
         indices = self._order(positions, self._recipe.seed).tolist()
+        in_hand[1] = indices[0]
         self._source.fetch(indices)
-        names: list[str] = []
         skipped: list[Skipped] = []
         colours: list[np.ndarray] = []
         for place, (position, index) in enumerate(zip(positions.tolist(), indices, strict=True)):
@@ -161,14 +167,14 @@ class Samples(Dataset):
             colours.append(self._recipe.augment.draw(rng, self._recipe.crops.num_local))
             image = self._read(position, in_hand, skipped, partial(self._recipe.crops.admits, draws))
             self._recipe.crops.fill(image, draws, self._places(request.slot, place))
-            names.append(self._source.name(int(in_hand[1])))
+            slot.indices[place] = int(in_hand[1])
         table = self._recipe.augment.table(np.stack(colours, axis=0))
         slot.params.copy_(torch.from_numpy(table).transpose(0, 1))
         if self._recipe.augment_here:
             views = len(slot.global_crops)
             photometric.levels_into(slot.global_crops.flatten(0, 1), slot.params[:views].flatten(0, 1))
             photometric.levels_into(slot.local_crops.flatten(0, 1), slot.params[views:].flatten(0, 1))
-        return Filled(request.slot, masked, tuple(names), tuple(skipped))
+        return Filled(request.slot, masked, tuple(skipped))
 
     def _places(self, number: int, place: int) -> list[UInt8[Tensor, "1 3 _ _"]]:
         """Where the crops of a sample go; the same views every time a slot is filled."""

@@ -70,7 +70,7 @@ class Display:
             self._times.append((step, seconds))
         if self.interactive:
             self._draw()
-        else:
+        elif "loss" in row or accuracy(row):
             self._lines([self._line(row)])
 
     def message(self, text: str) -> None:

@@ -206,6 +206,16 @@ def test_images_may_move(tmp_path: Path) -> None:
     assert "images themselves" in done.stderr
 
 
+def test_parts_of_a_mixture_may_move(tmp_path: Path) -> None:
+    pictures = make_images(tmp_path / "here", 12)
+    mixture = ("data=mix", "optim.steps=2", "data.sources=[{data: folder, root: %s, weight: 2}, {data: embedded}]")
+    run(tmp_path / "run", *mixture[:2], mixture[2] % pictures)
+    moved = pictures.rename(tmp_path / "there")
+    assert "already finished" in run(tmp_path / "run", *mixture[:2], mixture[2] % moved).stdout
+    other = (mixture[2] % moved).replace("weight: 2", "weight: 3")
+    assert "data.sources" in run(tmp_path / "run", *mixture[:2], other, status=1).stderr
+
+
 def test_a_long_list_of_differences_is_cut_short(uninterrupted: Path) -> None:
     changes = [f"augment.{key}=0.3" for key in ("flip", "brightness", "contrast", "saturation", "hue", "grayscale")]
     changes += [f"crops.{key}=[0.3,0.5]" for key in ("global_scale", "local_scale", "ratio")]

@@ -170,6 +170,17 @@ MISTAKES = {
     "output": (["+experiment=quickstart", "output_dir=/dev/null/run"], ["output_dir", "/dev/null/run"]),
     "evaluation folder": (["+experiment=quickstart", "evaluation.train_root=/no/such"], ["evaluation.train_root"]),
     "nothing to mix": (["+experiment=quickstart", "data=mix"], ["data.sources is missing", "weight"]),
+    "text to mix": ([*MIX, "data.sources=/some/folder"], ["data.sources", "/some/folder", "weight"]),
+    "root of the built-in data": (["+experiment=quickstart", "data.root=/a"], ["data.root", "add data=folder"]),
+    "unquoted range": (
+        ["+experiment=quickstart", "data=shards", "data.root=/x-{0..3}.tar"],
+        ["data.root", "quote", "'data.root=\"/x-{0..3}.tar\"'"],
+    ),
+    "URL as a folder": (
+        ["+experiment=quickstart", "data=folder", "data.root=s3://a/b"],
+        ["s3://a/b is a URL", "shards"],
+    ),
+    "window": (["+experiment=quickstart", "data=shards", "data.root=/a", "data.window=0"], ["data.window: got 0"]),
     "unknown part": ([*MIX, "data.sources=[{data: foldr, root: /a}]"], ["data.sources[0]", "did you mean folder"]),
     "unknown key of a part": ([*MIX, "data.sources=[{data: folder, rot: /a}]"], ["sources[0]", "did you mean root"]),
     "part without root": ([*MIX, "data.sources=[{data: folder}]"], ["data.sources[0]", "root is missing"]),
@@ -199,6 +210,15 @@ def test_a_mistake_gets_one_clear_line(
     for word in expected:
         assert word in line
     assert not list(tmp_path.rglob("*.jsonl")), "a mistake must not begin a run"
+
+
+def test_options_of_file_systems_can_be_typed_and_secrets_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["storage.options={anon: false}", "storage.options.client_kwargs.aws_secret_access_key=hush"]
+    assert main(["+experiment=quickstart", "--config", *options, "storage.options.endpoint_url=http://here"]) == 0
+    shown = capsys.readouterr().out
+    assert "endpoint_url: http://here" in shown
+    assert "aws_secret_access_key: '...'" in shown
+    assert "hush" not in shown
 
 
 def test_help_lists_the_experiments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -310,6 +310,46 @@ def test_a_slow_image_is_waited_for() -> None:
     assert not told
 
 
+def test_two_iterations_at_once_do_not_meddle() -> None:
+    loader = _loader(workers=1, steps=6)
+    first = iter(loader)
+    got = [next(first)]
+    _assert_same(list(loader), list(_loader(steps=6)))
+    got += first
+    _assert_same(got, list(_loader(steps=6)))
+
+
+class _LongNames(_Source):
+    def name(self, index: int) -> str:
+        return f"{'very/' * 40}long {index}"
+
+
+def test_a_worker_killed_while_the_trainer_is_busy_does_not_hang_it() -> None:
+    """Messages that wait for a slow trainer must not fill the pipe, in which one would be cut by the kill."""
+    told = []
+    options = {"global_batch": 64, "micro_batch": 64, "crops": _Crops(num_local=0), "steps": 24}
+    before = _child_processes()
+    batches = iter(_loader(_LongNames(200), workers=4, prefetch=4, warn=told.append, **options))
+    got = [next(batches)]
+    time.sleep(1)
+    for pid in _child_processes() - before:
+        os.kill(pid, signal.SIGKILL)
+    got += batches
+    assert [batch.names for batch in got] == [batch.names for batch in _loader(_LongNames(200), **options)]
+    assert len(told) == 1
+
+
+def test_an_error_that_is_kept_leaves_no_worker_behind() -> None:
+    before = _child_processes()
+    kept = None
+    try:
+        list(_loader(_Faulty(UserError("the disk is full")), workers=2, steps=20))
+    except UserError as error:
+        kept = error
+    assert kept is not None
+    assert not _child_processes() - before
+
+
 def _child_processes() -> set[int]:
     with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as children:
         return {int(pid) for pid in children.read().split()}

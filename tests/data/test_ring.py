@@ -35,7 +35,7 @@ def test_slots_have_the_form_of_a_batch_and_share_no_memory() -> None:
         for number, part in enumerate(vars(slot).values()):
             part.fill_(number % 2)
     for slot in ring.slots:
-        assert [float(part.float().mean()) for part in vars(slot).values()] == [0, 1, 0, 1, 0, 1]
+        assert [float(part.float().mean()) for part in vars(slot).values()] == [0, 1, 0, 1, 0, 1, 0]
 
 
 def test_without_local_crops_and_masks() -> None:

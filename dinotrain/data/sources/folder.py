@@ -17,6 +17,7 @@ from dinotrain.data.images import EXTENSIONS, read_file
 from dinotrain.data.paths import PathTable, printable
 from dinotrain.data.source import Source
 from dinotrain.data.sources.tree import Tree, find_images, stamps_of
+from dinotrain.data.storage.remote import is_remote, shown
 from dinotrain.data.storage.table import cached
 from dinotrain.errors import UserError
 
@@ -111,6 +112,11 @@ def _normalized(extensions: Sequence[str]) -> tuple[str, ...]:
 
 def _folder(root: str | PathLike[str]) -> bytes:
     """The root as an absolute path, checked."""
+    if isinstance(root, str) and is_remote(root):
+        raise UserError(
+            f"data.root: {shown(root)} is a URL, expected a folder on a local disk (data=list, data=shards and "
+            "data=parquet read URLs)"
+        )
     path = os.path.abspath(os.path.expanduser(os.fsencode(root)))
     if not os.path.exists(path):
         raise UserError(f"data.root: {printable(path)} does not exist, expected a folder of images")

@@ -88,7 +88,7 @@ class _Scan:
     def __init__(self, shards: Sequence[str], remote: Remote) -> None:
         self._remote = remote
         self._shards = shards
-        with _each(self._state, shards, "Looking for changes in shards") as states:
+        with _each(self._state, shards, "Looking at shards") as states:
             self._states = list(states)
         self._fields = {
             **PathTable(os.fsencode(lasting_name(shard)) for shard in shards).for_cache("shards"),

@@ -72,9 +72,9 @@ def _made(protocol: str, options: dict[str, Any]) -> Any:
 
         system = fsspec.filesystem(protocol, skip_instance_cache=True, **options)
     except ImportError as error:
-        raise UserError(
-            f"data.root: {protocol}:// needs a package that is not installed ({error}): pip install 'dinotrain[data]'"
-        ) from error
+        extra = "gcs" if protocol in ("gs", "gcs") else "data"
+        needed = f"{protocol}:// needs a package that is not installed ({error})"
+        raise UserError(f"data.root: {needed}: pip install 'dinotrain[{extra}]'") from error
     except ValueError as error:
         raise UserError(f"data.root: can't read {protocol}:// URLs: {' '.join(str(error).split())}") from error
     except TypeError as error:

@@ -70,6 +70,8 @@ def _lost(error: BaseException, timeout: float) -> Fault | None:
         return Fault(f"no answer within {timeout:g} s", True)
     if not kinds.isdisjoint(_CUT_TYPES):
         return Fault("the answer was cut short", True)
+    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
+        return Fault("connection refused", True)
     return None if kinds.isdisjoint(_PASSING_TYPES) else Fault(_line(error), True)
 
 
