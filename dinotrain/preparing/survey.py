@@ -123,7 +123,9 @@ class Survey:
             pass
         # The broken ones take part as empty images, which are like each other and nothing else.
         seen = self._seen
-        settled = verdicts(seen["digest"], seen["hash"], seen["hashed"], seen["area"], self._near_distance)
+        settled = verdicts(
+            seen["digest"], seen["hash"], seen["hashed"], seen["area"], seen["bytes"], self._near_distance
+        )
         stream = io.BytesIO()
         np.save(stream, settled)
         write_whole(stored, stream.getvalue())

@@ -16,9 +16,11 @@ def verdicts(
     hashes: UInt64[np.ndarray, "n"],
     hashed: Bool[np.ndarray, "n"],
     areas: Int64[np.ndarray, "n"],
+    file_bytes: Int64[np.ndarray, "n"],
     distance: int,
 ) -> np.ndarray:
-    """The largest first, and of equally large ones the first: each is kept, unless it is near one that is kept.
+    """The largest first, in pixels and then in bytes, and of equals the first: each is kept, unless it is near one that
+    is kept.
 
     Of several near ones the nearest counts; images with the same hash share one verdict. Memory: 90 bytes per image.
 
@@ -27,13 +29,14 @@ def verdicts(
         hashes: of the looks.
         hashed: whether an image has a hash; one without is only compared by its bytes.
         areas: in pixels.
+        file_bytes: length of the files.
         distance: most bits in which the hashes of near ones may differ.
 
     Returns:
         Of type VERDICT, [n].
     """
     result = np.zeros(len(digests), VERDICT)
-    ranked = np.argsort(-areas, kind="stable")
+    ranked = np.lexsort((-file_bytes, -areas))
     for group, values in ((ranked[hashed[ranked]], hashes), (ranked[~hashed[ranked]], digests)):
         # Equal values count once, as the first of them; they are numbered in order of rank.
         _, first, number = np.unique(values[group], return_index=True, return_inverse=True)

@@ -48,13 +48,13 @@ def test_the_largest_are_kept_one_after_another() -> None:
     hashes = generator.permutation(np.tile(crowded(generator, 300), 2))
     count = len(hashes)
     digests = generator.integers(0, 3, count).astype(np.uint64) + np.uint64(10) * hashes
-    areas = generator.integers(1, 20, count)
+    areas, sizes = generator.integers(1, 20, count), generator.integers(1, 4, count)
     hashed = generator.random(count) < 0.9
     digests[~hashed] = generator.integers(0, 9, int((~hashed).sum()))
-    found = verdicts(digests, hashes, hashed, areas, 4)
+    found = verdicts(digests, hashes, hashed, areas, sizes, 4)
     kept: list[int] = []
     settled: dict[int, tuple[int, int]] = {}
-    for place in np.argsort(-areas, kind="stable").tolist():
+    for place in sorted(range(count), key=lambda place: (-areas[place], -sizes[place])):
         rivals = np.array([other for other in kept if hashed[other] == hashed[place]], int)
         if hashed[place]:
             distances = apart(hashes[rivals], hashes[np.full(len(rivals), place)]) if len(rivals) else rivals
@@ -74,7 +74,8 @@ def test_nothing_is_no_trouble() -> None:
     assert not list(near_pairs(np.empty(0, np.uint64), 4))
     assert DigestTable().find(0) is None
     nothing = np.empty(0, np.uint64)
-    assert not len(verdicts(nothing, nothing, np.empty(0, bool), np.empty(0, np.int64), 4))
+    none = np.empty(0, np.int64)
+    assert not len(verdicts(nothing, nothing, np.empty(0, bool), none, none, 4))
 
 
 def test_digests_are_found_among_many_and_among_the_latest() -> None:
