@@ -208,15 +208,21 @@ def _deaths_noticed(samples: Samples) -> Iterator[None]:
         yield
         return
 
+    armed = [True]
+
     def notice(number: int, frame: object) -> None:
-        if _dead(samples):
+        if armed[0] and _dead(samples):
+            armed[0] = False
             raise RuntimeError("DataLoader worker killed")
 
     usual = signal.signal(signal.SIGCHLD, notice)
     try:
-        notice(0, None)
-        yield
-    finally:
+        try:
+            notice(0, None)
+            yield
+        finally:
+            armed[0] = False
+    finally:  # of its own, for the signal may come when the first one has just begun
         signal.signal(signal.SIGCHLD, usual if usual is not None else signal.SIG_DFL)
 
 

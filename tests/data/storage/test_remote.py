@@ -154,7 +154,7 @@ def test_kinds_of_urls_that_can_not_be_read(monkeypatch: pytest.MonkeyPatch) -> 
         raise ImportError("Please install gcsfs to access Google Storage")
 
     monkeypatch.setattr(fsspec, "filesystem", missing)
-    with pytest.raises(UserError, match=r"gs:// needs .*Please install gcsfs.*pip install 'dinotrain\[data\]'"):
+    with pytest.raises(UserError, match=r"gs:// needs .*Please install gcsfs.*pip install 'dinotrain\[gcs\]'"):
         _remote().read("gs://bucket/x", 0, 5)
 
 
