@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from dinotrain.commands.notices import plain_warnings
 from dinotrain.commands.preparation_help import help_text
 from dinotrain.errors import UserError
 
@@ -19,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(help_text())
         return 0 if words else 2
     try:
-        return _run([word for word in words if word != "--config"], "--config" in words)
+        with plain_warnings():
+            return _run([word for word in words if word != "--config"], "--config" in words)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
