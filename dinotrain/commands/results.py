@@ -8,7 +8,7 @@ from dinotrain.commands.settings import Settings
 from dinotrain.reporting.energy import energy_of_run
 from dinotrain.reporting.report import write_report
 from dinotrain.reporting.run_folder import RunFolder
-from dinotrain.training.checkpoint import complete_checkpoints
+from dinotrain.training.manifest import complete_checkpoints
 from dinotrain.training.display import Display
 from dinotrain.training.recorder import Recorder, peak_memory_gb
 from dinotrain.training.state import TrainState

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from dinotrain.commands.config import differences
 from dinotrain.commands.settings import Settings
 from dinotrain.errors import UserError
-from dinotrain.training.checkpoint import MANIFEST, checkpoint_step, complete_checkpoints, read_manifest
+from dinotrain.training.manifest import MANIFEST, checkpoint_step, complete_checkpoints, read_manifest
 
 
 def checkpoint_to_resume(settings: Settings) -> Path | None:

@@ -12,8 +12,6 @@ from dinotrain.models.attention import Attention
 from dinotrain.models.feedforward import FEEDFORWARD
 from dinotrain.models.packing import Branch, Layout
 
-NORM_EPS = 1e-6
-
 
 class LayerScale(nn.Module):
     """A learned gain per channel on a residual branch (Touvron et al. 2021)."""
@@ -29,12 +27,14 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """x + ls1(attn(norm1(x))), then x + ls2(mlp(norm2(x)))."""
 
-    def __init__(self, dim: int, num_heads: int, *, ffn: str, ffn_hidden: int, layer_scale: bool) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, *, ffn: str, ffn_hidden: int, layer_scale: bool, norm_eps: float = 1e-6
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, num_heads)
         self.ls1 = LayerScale(dim) if layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = FEEDFORWARD[ffn](dim, ffn_hidden)
         self.ls2 = LayerScale(dim) if layer_scale else nn.Identity()
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dinotrain.models.block import NORM_EPS, Block
+from dinotrain.models.block import Block
 from dinotrain.models.feedforward import FEEDFORWARD
 from dinotrain.models.init import InitialValues
 from dinotrain.models.packing import Branch, Layout, draw_branches, full_branch, group_rows
@@ -46,7 +46,7 @@ class VisionTransformer(nn.Module):
     Parameter names are those of the public DINOv2 checkpoints. `layer_scale` is the initial gain of LayerScale, None
     for a network without it; `init_std` and `position_std` are explained in `InitialValues`. `drop_path` is the rate of
     stochastic depth, the same in every block, active in training mode only. `position_resize` defaults to what the
-    released weights with and without registers use.
+    released weights with and without registers use. `norm_eps` is that of all LayerNorms.
 
     Raises:
         ValueError: for sizes that do not fit each other.
@@ -69,6 +69,7 @@ class VisionTransformer(nn.Module):
         position_resize: Resize | None = None,
         init_std: float | None = 0.02,
         position_std: float = 0.02,
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         fits = 1 <= patch_size <= image_size and image_size % patch_size == 0
@@ -78,6 +79,7 @@ class VisionTransformer(nn.Module):
         _check(int(embed_dim * ffn_ratio) >= 1, "ffn_ratio", ffn_ratio, "a number above 0")
         _check(num_registers >= 0, "num_registers", num_registers, "0 or more")
         _check(ffn in FEEDFORWARD, "ffn", ffn, f"one of {', '.join(FEEDFORWARD)}")
+        _check(norm_eps > 0, "norm_eps", norm_eps, "a number above 0")
         _check(0 <= drop_path < 1, "drop_path", drop_path, "a rate in [0, 1)")
         self.image_size, self.patch_size, self.channels = image_size, patch_size, channels
         self.embed_dim, self.depth, self.num_heads, self.num_registers = embed_dim, depth, num_heads, num_registers
@@ -97,10 +99,11 @@ class VisionTransformer(nn.Module):
                 ffn=ffn,
                 ffn_hidden=int(embed_dim * ffn_ratio),
                 layer_scale=layer_scale is not None,
+                norm_eps=norm_eps,
             )
             for _ in range(depth)
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
 
     def forward(
         self,

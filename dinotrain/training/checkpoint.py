@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import threading
 import zlib
@@ -17,11 +16,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from dinotrain.distributed.world import World
 from dinotrain.errors import UserError
+from dinotrain.training.manifest import FORMAT, MANIFEST, checkpoint_step, complete_checkpoints, read_manifest
 from dinotrain.training.state import TrainState
-
-MANIFEST = "manifest.json"
-FORMAT = 1
-_NAME = re.compile(r"step_(\d+)")
 
 
 class Checkpointer:
@@ -153,23 +149,6 @@ class Checkpointer:
             )
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself.
-
-    Raises:
-        ValueError: if it can't be read.
-    """
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        if manifest["format"] == FORMAT:
-            return manifest
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"checkpoint {path} is damaged ({MANIFEST}: {error}): remove that folder to go on from the one before"
-        ) from error
-    raise ValueError(f"checkpoint {path} has format {manifest['format']}, expected {FORMAT}: another version wrote it")
-
-
 def innermost(error: BaseException) -> str:
     """The reason at the bottom of wrapped errors, on one line."""
     while True:
@@ -178,20 +157,6 @@ def innermost(error: BaseException) -> str:
         if inner is None:
             return " ".join(f"{type(error).__name__}: {error}".split())
         error = inner
-
-
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """All complete checkpoints in a folder, oldest first."""
-    found = [path for path in folder.glob("step_*") if _NAME.fullmatch(path.name) and (path / MANIFEST).exists()]
-    return sorted(found, key=checkpoint_step)
-
-
-def checkpoint_step(path: Path) -> int:
-    """The number of updates that the checkpoint in `path` holds."""
-    match = _NAME.fullmatch(path.name)
-    if match is None:
-        raise ValueError(f"{path} is not a checkpoint: expected a folder named step_<number>")
-    return int(match.group(1))
 
 
 def _checksum(path: Path) -> dict:
