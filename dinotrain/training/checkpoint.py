@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import threading
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from dinotrain.distributed.world import World
 from dinotrain.errors import UserError
-from dinotrain.training.manifest import FORMAT, MANIFEST, checkpoint_step, complete_checkpoints, read_manifest
+from dinotrain.training.manifest import (
+    FORMAT,
+    MANIFEST,
+    checkpoint_step,
+    checksum,
+    complete_checkpoints,
+    read_manifest,
+)
 from dinotrain.training.state import TrainState
 
 
@@ -42,7 +48,7 @@ class Checkpointer:
         keep_last: int,
         keep_every: int | None = None,
         config: str = "",
-        record: dict[str, str | None] | None = None,
+        record: dict[str, str | int | None] | None = None,
     ) -> None:
         if keep_last < 1:
             raise ValueError(f"checkpoint.keep_last: got {keep_last}, expected at least 1")
@@ -92,7 +98,7 @@ class Checkpointer:
     def _finish(self, future: Any, partial: Path, target: Path, numbers: dict) -> None:
         try:
             future.result()
-            mine = {path.name: _checksum(path) for path in partial.glob(f"__{self.world.rank}_*.distcp")}
+            mine = {path.name: checksum(path) for path in partial.glob(f"__{self.world.rank}_*.distcp")}
             files: list[Any] = [None] * self.world.size
             dist.all_gather_object(files, mine, group=self._group)
             if self.world.main:
@@ -103,7 +109,7 @@ class Checkpointer:
 
     def _publish(self, partial: Path, target: Path, files: dict, numbers: dict) -> None:
         (partial / "config.yaml").write_text(self.config)
-        files |= {name: _checksum(partial / name) for name in (".metadata", "config.yaml")}
+        files |= {name: checksum(partial / name) for name in (".metadata", "config.yaml")}
         manifest = {"format": FORMAT, "world_size": self.world.size, **self.record, "numbers": numbers, "files": files}
         _write_durably(partial / MANIFEST, json.dumps(manifest, indent=1))
         if target.exists():  # without a manifest, or the save would not have begun
@@ -140,7 +146,7 @@ class Checkpointer:
 
     def _verify(self, path: Path, files: dict) -> None:
         mine = sorted(files)[self.world.rank :: self.world.size]
-        damaged = [name for name in mine if not (path / name).exists() or _checksum(path / name) != files[name]]
+        damaged = [name for name in mine if not (path / name).exists() or checksum(path / name) != files[name]]
         found = sorted(name for part in self.world.gather(damaged) for name in part)
         if found:
             raise ValueError(
@@ -157,14 +163,6 @@ def innermost(error: BaseException) -> str:
         if inner is None:
             return " ".join(f"{type(error).__name__}: {error}".split())
         error = inner
-
-
-def _checksum(path: Path) -> dict:
-    crc, size = 0, 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 24):
-            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
-    return {"bytes": size, "crc32": crc}
 
 
 def _write_durably(path: Path, text: str) -> None:

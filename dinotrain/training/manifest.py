@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,12 @@ def checkpoint_step(path: Path) -> int:
     if match is None:
         raise ValueError(f"{path} is not a checkpoint: expected a folder named step_<number>")
     return int(match.group(1))
+
+
+def checksum(path: Path) -> dict[str, int]:
+    """Size and CRC-32 of a file, as the manifest lists them."""
+    crc, size = 0, 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 24):
+            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+    return {"bytes": size, "crc32": crc}

@@ -1,0 +1,184 @@
+"""The one door for weights: whatever a path leads to is recognised by its content."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dinotrain.errors import UserError
+from dinotrain.weights.architecture import Architecture, HeadArchitecture
+from dinotrain.weights.files import Stored, read_file, read_folder
+from dinotrain.weights.mismatch import Mismatch
+from dinotrain.weights.official import from_official
+from dinotrain.weights.runs import EXPORT, find_checkpoint, is_export, read_checkpoint, read_export
+from dinotrain.weights.shapes import shapes_of
+from dinotrain.weights.weights import Normalization, Weights
+
+HUGGING_FACE = "embeddings.patch_embeddings.projection.weight"
+"""How the names of the patch embedding end in all their vision transformers."""
+
+TIMM_ONLY = re.compile(r"reg_token|dist_token|(fc_norm|norm_pre|attn_pool)\..*|blocks\.\d+\.attn\.([qk]_)?norm\..*")
+CONFIG = "config.json"
+KNOWN_FOLDERS = "one run with a complete checkpoint, a checkpoint, or a Hugging Face folder (config.json and weights)"
+
+
+def read_weights(path: str, *, part: str | None = None, num_heads: int | None = None) -> Weights:
+    """Read a backbone, and its heads where there are any, from any layout that is known here.
+
+    These are runs, checkpoints and exports of this trainer; backbones and training checkpoints of DINO and DINOv2;
+    Hugging Face folders; state dicts of timm. Every tensor is accounted for, or nothing is read.
+
+    Args:
+        path: of a file or a folder.
+        part: "teacher", "student" or "ema" of a checkpoint that has several; None for the best of them.
+        num_heads: of the attention, where the source does not say and it is not one per 64 channels.
+
+    Raises:
+        UserError: one line that begins with the path.
+    """
+    try:
+        weights = _read(Path(path).expanduser(), part, num_heads)
+        own = weights.architecture.num_heads
+        if num_heads is not None and num_heads != own:
+            raise UserError(f"num_heads: got {num_heads}, but these weights say of themselves that they have {own}")
+        _check(weights)
+        return replace(weights, path=path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _read(path: Path, part: str | None, num_heads: int | None) -> Weights:
+    if path.is_dir():
+        return _read_folder(path, part, num_heads)
+    if not path.exists():
+        raise UserError("no such file or folder")
+    stored = read_file(path)
+    if is_export(stored):
+        _refuse(part)
+        return read_export(path, stored)
+    if isinstance(stored.tree, Mapping) and any(str(name).endswith(HUGGING_FACE) for name in stored.tree):
+        _refuse(part)
+        if not (path.parent / CONFIG).exists():
+            raise UserError(f"a Hugging Face model without its {CONFIG}: give the folder that holds both")
+        return _read_hugging_face(path.parent, dict(stored.tree), _config(path.parent))
+    return _read_state(path, stored, part, num_heads)
+
+
+def _read_folder(folder: Path, part: str | None, num_heads: int | None) -> Weights:
+    checkpoint = find_checkpoint(folder)
+    if checkpoint is not None:
+        return read_checkpoint(checkpoint, part)
+    if (folder / EXPORT).exists():
+        return _read(folder / EXPORT, part, num_heads)
+    if not (folder / CONFIG).exists():
+        runs = sorted(inner.name for inner in folder.iterdir() if inner.is_dir() and find_checkpoint(inner))
+        found = f"this folder holds several runs ({', '.join(runs)})" if runs else "nothing that is known here"
+        raise UserError(f"{found}; expected {KNOWN_FOLDERS}")
+    config = _config(folder)
+    if "model_type" in config:
+        _refuse(part)
+        return _read_hugging_face(folder, read_folder(folder), config)
+    weights = _read_state(folder, Stored(read_folder(folder)), part, num_heads)
+    return replace(weights, normalization=_normalization(config.get("pretrained_cfg"), "mean", "std"))
+
+
+def _read_hugging_face(folder: Path, state: Mapping[str, Tensor], config: dict[str, Any]) -> Weights:
+    from dinotrain.weights.hugging_face import from_hugging_face
+
+    backbone, architecture = from_hugging_face(state, config)
+    preprocessor = folder / "preprocessor_config.json"
+    words = _json(preprocessor) if preprocessor.exists() else None
+    weights = Weights(
+        path=str(folder),
+        layout=f"Hugging Face {(config.get('architectures') or [config['model_type']])[0]}",
+        architecture=architecture,
+        backbone=backbone,
+        normalization=_normalization(words, "image_mean", "image_std"),
+    )
+    return _with_mask_token(weights)
+
+
+def _read_state(path: Path, stored: Stored, part: str | None, num_heads: int | None) -> Weights:
+    """Tensors by name, alone or in the checkpoint of a training, of which nothing else is known."""
+    found = from_official(stored.tree, part)
+    backbone, layout = found.backbone, found.layout
+    if _is_timm(backbone):
+        from dinotrain.weights.timm_layout import from_timm
+
+        backbone, layout = from_timm(backbone), "timm state dict"
+    weights = Weights(
+        path=str(path),
+        layout=layout,
+        architecture=Architecture.of_tensors(backbone, num_heads=num_heads),
+        backbone=backbone,
+        heads=found.heads,
+        notes=found.notes,
+    )
+    return _with_mask_token(weights)
+
+
+def _is_timm(backbone: Mapping[str, Tensor]) -> bool:
+    """Whether names or shapes are those of timm where it differs from DINO."""
+    positions = backbone.get("pos_embed", torch.empty(1, 0, 0)).shape[-2]
+    outer, inner = (backbone.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
+    gated = outer is not None and inner is not None and outer.shape[0] == 2 * inner.shape[-1]
+    without_cls = positions > 1 and math.isqrt(positions) ** 2 == positions
+    return gated or without_cls or any(TIMM_ONLY.fullmatch(name) for name in backbone)
+
+
+def _with_mask_token(weights: Weights) -> Weights:
+    """Networks that were not trained by masking have none; it plays no part in what they make of whole images."""
+    if "mask_token" in weights.backbone or "cls_token" not in weights.backbone:
+        return weights
+    token = weights.backbone["cls_token"].new_zeros(1, weights.architecture.embed_dim)
+    notes = (*weights.notes, "mask token missing in the file: zeros")
+    return replace(weights, backbone={**weights.backbone, "mask_token": token}, notes=notes)
+
+
+def _check(weights: Weights) -> None:
+    """Refuse tensors that are not exactly those of a backbone and its heads."""
+    mismatch = Mismatch.between(weights.architecture.shapes(), shapes_of(weights.backbone))
+    if mismatch:
+        raise UserError(f"{weights.layout}: not exactly a {weights.architecture.brief()}: {mismatch.words()}")
+    for name, head in weights.heads.items():
+        found = HeadArchitecture.of_tensors(head)
+        mismatch = Mismatch.between(found.shapes(), shapes_of(head))
+        if mismatch:
+            raise UserError(
+                f"{weights.layout}: {name} is not a projection head as it is known here: {mismatch.words()}"
+            )
+        if found.in_dim != (dim := weights.architecture.embed_dim):
+            raise UserError(f"{weights.layout}: {name} takes {found.in_dim} channels, but its backbone gives {dim}")
+
+
+def _refuse(part: str | None) -> None:
+    if part is not None:
+        raise UserError(f"no {part} here: these are weights of one network alone")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return _json(folder / CONFIG)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        words = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path.name} can't be read ({error})") from error
+    if not isinstance(words, dict):
+        raise UserError(f"{path.name} can't be read (expected a JSON object)")
+    return words
+
+
+def _normalization(words: Any, mean: str, std: str) -> Normalization | None:
+    if not isinstance(words, dict) or not words.get(mean) or not words.get(std):
+        return None
+    return tuple(map(float, words[mean])), tuple(map(float, words[std]))
