@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from dinotrain.commands.inspection import inspect
 
         with plain_warnings():
-            inspect(compose_config("inspect", overrides), overrides)
+            # A teacher has no say in what the images are.
+            inspect(compose_config("inspect", [*overrides, "teacher.weights=null"]), overrides)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1

@@ -1,4 +1,4 @@
-"""Pre-train a vision transformer without labels.
+"""Pre-train a vision transformer without labels, or distil a frozen one into smaller students.
 
 python -m dinotrain.train +experiment=NAME [key=value ...]
 """

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from dinotrain.train import main
+from dinotrain.training.state import TrainState
+from dinotrain.training.step import train_step
 
 TINY = (
     "+experiment=quickstart",
@@ -38,12 +49,17 @@ TINY = (
 
 
 def command(run_dir: Path, *overrides: str, processes: int = 1) -> list[str]:
+    own = any(word.startswith("data=") for word in overrides)
+    length = [] if own else ["data.source.length=200"]
+    return command_of(*TINY, *length, f"output_dir={run_dir}", *overrides, processes=processes)
+
+
+def command_of(*words: str, processes: int = 1) -> list[str]:
+    """The training command with these words and no others."""
     start = [sys.executable, "-m"]
     if processes > 1:
         start += ["torch.distributed.run", f"--nproc-per-node={processes}", "--standalone", "-m"]
-    own = any(word.startswith("data=") for word in overrides)
-    length = [] if own else ["data.source.length=200"]
-    return [*start, "dinotrain.train", *TINY, *length, f"output_dir={run_dir}", *overrides]
+    return [*start, "dinotrain.train", *words]
 
 
 def environment() -> dict[str, str]:
@@ -51,26 +67,22 @@ def environment() -> dict[str, str]:
 
 
 def run(run_dir: Path, *overrides: str, processes: int = 1, status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(run_dir, *overrides, processes=processes),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=environment(),
-        cwd=run_dir.parent,
-    )
+    return run_command(command(run_dir, *overrides, processes=processes), run_dir.parent, status)
+
+
+def run_command(words: list[str], folder: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, env=environment(), cwd=folder)
     assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
 def start(run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
+    return start_command(command(run_dir, *overrides), run_dir.parent)
+
+
+def start_command(words: list[str], folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(run_dir, *overrides),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-        cwd=run_dir.parent,
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), cwd=folder
     )
 
 
@@ -114,3 +126,144 @@ def make_images(folder: Path, count: int, classes: int = 0) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(place / f"{index:04d}.png")
     return folder
+
+
+SHORT = (
+    "crops=small_24",
+    "model.image_size=24",
+    "model.patch_size=6",
+    "optim.global_batch=8",
+    "optim.steps=6",
+    "optim.warmup=0.2",
+    "checkpoint.every=2",
+    "checkpoint.keep_last=50",
+    "evaluation.every=null",
+    "evaluation.max_train=20",
+    "evaluation.max_test=10",
+    "evaluation.pictures=0",
+    "log_every=1",
+    "runtime.workers=0",
+    "runtime.precision=fp32",
+    "data.source.length=60",
+)
+"""Six steps of eight images of 4x4 patches."""
+
+HEADS = tuple(
+    f"method.{head}.{key}"
+    for head, prototypes in (("dino_head", 40), ("ibot_head", 48))
+    for key in ("hidden_dim=24", "bottleneck_dim=16", f"num_prototypes={prototypes}")
+)
+LARGE = ("model.embed_dim=64", "model.depth=2", "model.num_heads=1")
+SMALL = ("model.embed_dim=16", "model.depth=2", "model.num_heads=2")
+
+TEACHER = ("+experiment=quickstart", *SHORT, *LARGE, *HEADS)
+"""A pre-trained network, one attention head of the usual 64 channels wide."""
+
+DISTILLED = ("+experiment=distill_quickstart", *SHORT, *SMALL)
+FEATURES = ("+experiment=distill_features_quickstart", *SHORT, *SMALL)
+
+
+class Printed(NamedTuple):
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The only line on stderr."""
+        lines = self.err.strip().splitlines()
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+def run_here(*words: str, status: int = 0, stop_after: int | None = None, report: bool = False) -> Printed:
+    """The training command in this process, which is much quicker than in one of its own.
+
+    Args:
+        stop_after: the step after which the process gets a SIGTERM.
+        report: whether `report.html` is written as usual, which takes longer than all the rest.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    threads = torch.get_num_threads()
+    # As many as in a process of its own, so that sums are the same.
+    torch.set_num_threads(1)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            if not report:
+                stack.enter_context(mock.patch("dinotrain.commands.results.write_report", lambda folder: folder))
+            if stop_after is not None:
+                stack.enter_context(_terminated_after(stop_after))
+            found = main(words)
+    finally:
+        torch.set_num_threads(threads)
+    assert found == status, f"exit status {found}\n{out.getvalue()}\n{err.getvalue()}"
+    assert "Traceback" not in err.getvalue()
+    return Printed(out.getvalue(), err.getvalue())
+
+
+def refused(*words: str) -> str:
+    """The one line with which the command ends, with exit status 1."""
+    return run_here(*words, status=1).line
+
+
+@contextlib.contextmanager
+def _terminated_after(step: int) -> Iterator[None]:
+    def then_end(states: Sequence[TrainState], *rest: Any, **more: Any) -> Any:
+        found = train_step(states, *rest, **more)
+        if states[0].step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    with mock.patch("dinotrain.training.loop.train_step", then_end):
+        yield
+
+
+def results(run_dir: Path) -> dict:
+    return json.loads((run_dir / "results.json").read_text())
+
+
+def checkpoint(run_dir: Path, step: int = 6) -> Path:
+    return run_dir / "checkpoints" / f"step_{step:08d}"
+
+
+def manifest(run_dir: Path, step: int = 6) -> dict:
+    return json.loads((checkpoint(run_dir, step) / "manifest.json").read_text())
+
+
+def stored(run_dir: Path, step: int = 6) -> dict[str, torch.Tensor]:
+    """Everything in a checkpoint, by names as long as they get."""
+    path = run_dir / f"step_{step}.pt"
+    dcp_to_torch_save(checkpoint(run_dir, step), path)
+    found = dict(_flatten(torch.load(path, weights_only=True), ""))
+    path.unlink()
+    return found
+
+
+def _flatten(tree: dict, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}/")
+        else:
+            yield prefix + key, value
+
+
+UNLIKE = ("time", "images_per_second", "data_wait", "memory_gb", "gpu_watts")
+"""What is never the same in two runs."""
+
+
+def numbers(run_dir: Path) -> list[dict]:
+    """All rows of the metrics but those of interrupts and warnings, without times and the like."""
+    kept = (row for row in rows(run_dir) if not row.keys() & {"event", "warning"})
+    return [{key: row[key] for key in row if key not in UNLIKE} for row in kept]
+
+
+def assert_same_run(one: Path, other: Path, step: int = 6) -> None:
+    """Bit-equal in all that was logged and in all that the last checkpoint holds."""
+    for row, same in zip(numbers(one), numbers(other), strict=True):
+        assert row == same, f"{sorted(row.items() ^ same.items())} at step {row['step']}"
+    a, b = stored(one, step), stored(other, step)
+    assert a.keys() == b.keys()
+    assert len(a) > 50
+    for name in a:
+        assert torch.equal(a[name], b[name]), name

@@ -19,6 +19,7 @@ ALLOWED = {
     "reporting": {"reporting"},
     "preparing": {"preparing", "data"},
     "inspection": {"inspection", "data"},
+    "weights": {"weights", "models", "training.manifest"},
     "losses": {"losses", "distributed.collectives"},
     "methods": {"methods", "models", "losses", "data.batch"},
     "evaluation": {"evaluation", "models", "data", "distributed"},

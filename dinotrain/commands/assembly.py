@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from dinotrain.commands.build import build
+from dinotrain.commands.opening import begin_with
 from dinotrain.commands.options import RuntimeOptions
 from dinotrain.commands.settings import Settings
 from dinotrain.data.loader import Loader
 from dinotrain.distributed.parallelize import DTYPES, Precision, device_mesh, materialize, parallelize
 from dinotrain.distributed.world import World
 from dinotrain.errors import UserError
-from dinotrain.methods.self_distillation import SelfDistillation
 from dinotrain.models.attention import available_backends, select_attention
-from dinotrain.models.networks import Networks
+from dinotrain.models.networks import FeatureNetworks, Networks
 from dinotrain.optim.ema import MovingAverage
 from dinotrain.training.state import TrainState
+from dinotrain.weights.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,15 @@ class Plan:
     augment_in_workers: bool
 
 
-def settle(settings: Settings, world: World, cores: int) -> Plan:
-    """Choose what was left to "auto", and divide the global batch.
+def settle(students: Sequence[Settings], world: World, cores: int) -> Plan:
+    """Choose what was left to "auto", for all students alike, and divide the global batch.
 
     Raises:
         UserError: where a choice can't be had here, or the batch can't be divided.
     """
-    runtime, recipe = settings.runtime, settings.recipe
+    runtime, recipe = students[0].runtime, students[0].recipe
     precision = default_precision(world.device) if runtime.precision == "auto" else runtime.precision
-    head_dim = settings.config.model.embed_dim // settings.config.model.num_heads
-    backends = available_backends(world.device, DTYPES[precision], head_dim)
+    backends, head_dim = available_attention(students, world, precision)
     if runtime.attention != "auto" and runtime.attention not in backends:
         raise UserError(
             f"runtime.attention: {runtime.attention} has no kernel for {precision} and {head_dim} channels per head on "
@@ -61,6 +63,18 @@ def settle(settings: Settings, world: World, cores: int) -> Plan:
         workers = min(max(cores // world.local_size - 1, 1), 12)
     in_workers = workers > 0 and augments_in_workers(runtime, world.device.type)
     return Plan(precision, attention, backends, micro, accumulation, workers, in_workers)
+
+
+def available_attention(
+    students: Sequence[Settings], world: World, precision: Precision
+) -> tuple[tuple[str, ...], int]:
+    """What can run for the heads of all students and of their frozen teacher, and the width that allows the least."""
+    models = [settings.config.model for settings in students]
+    if students[0].teacher is not None:
+        models.append(students[0].teacher.architecture)
+    widths = {model.embed_dim // model.num_heads for model in models}
+    found = [(available_backends(world.device, DTYPES[precision], width), width) for width in widths]
+    return min(found, key=lambda item: len(item[0]))
 
 
 def augments_in_workers(runtime: RuntimeOptions, device: str) -> bool:
@@ -98,34 +112,60 @@ def divide_batch(global_batch: int, processes: int, *, micro_batch: int | None, 
     return share // passes, passes
 
 
-def build_networks(config: DictConfig) -> Networks:
-    """A backbone with its heads on the meta device: shapes without memory."""
+def build_networks(config: DictConfig, teacher: Weights | None = None) -> Networks | FeatureNetworks:
+    """A backbone with its heads, or its projections to the width of a teacher, on the meta device: without memory."""
     with torch.device("meta"):
         backbone = build(config.model)
+        if "projection" in config.method:
+            assert teacher is not None
+            widths = {"in_dim": backbone.embed_dim, "out_dim": teacher.architecture.embed_dim}
+            both = (build(config.method.projection, **widths) for _ in range(2))
+            return FeatureNetworks(backbone=backbone, cls_projection=next(both), patch_projection=next(both))
         head = build(config.method.dino_head, in_dim=backbone.embed_dim)
         own = config.method.ibot_head
         ibot_head = build(own, in_dim=backbone.embed_dim) if own is not None else None
         return Networks(backbone=backbone, dino_head=head, ibot_head=ibot_head)
 
 
-def build_method(config: DictConfig, device: torch.device) -> SelfDistillation:
-    """The objective, with centers as wide as the heads."""
+def build_method(config: DictConfig, teacher: Weights | None, device: torch.device) -> nn.Module:
+    """The objective, with centers as wide as the heads, or statistics as wide as the teacher's features."""
+    if "projection" in config.method:
+        assert teacher is not None
+        return build(config.method.objective, dim=teacher.architecture.embed_dim).to(device)
     shared = config.method.dino_head.num_prototypes
     own = config.method.ibot_head
     widths = (shared, own.num_prototypes if own is not None else shared)
     return build(config.method.objective, num_prototypes=widths).to(device)
 
 
-def build_state(settings: Settings, plan: Plan, world: World) -> TrainState:
-    """Student, teacher and optimizer of this process, sharded and initialised; the teacher starts as the student."""
-    config, parallel, runtime = settings.config, settings.parallel, settings.runtime
-    student, teacher = build_networks(config), build_networks(config)
-    for networks in (student, teacher):
-        select_attention(networks, plan.attention)
+def build_mesh(settings: Settings, world: World) -> DeviceMesh:
+    """The mesh that all networks of a run are sharded over.
+
+    Raises:
+        UserError: if the processes can't be divided so.
+    """
     try:
-        mesh = device_mesh(world.device.type, world.size, parallel.shard_size)
+        return device_mesh(world.device.type, world.size, settings.parallel.shard_size)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def build_state(
+    settings: Settings, plan: Plan, world: World, mesh: DeviceMesh, method: nn.Module, opening: Weights | None = None
+) -> TrainState:
+    """Student, moving average and optimizer of this process, sharded; the average starts as the student.
+
+    Args:
+        method: shared by the students of a run.
+        opening: weights that the student begins with; None for random ones.
+
+    Raises:
+        UserError: if these do not fit.
+    """
+    config, parallel, runtime = settings.config, settings.parallel, settings.runtime
+    student, ema = (build_networks(config, settings.teacher) for _ in range(2))
+    for networks in (student, ema):
+        select_attention(networks, plan.attention)
     parallelize(
         student,
         mesh=mesh,
@@ -134,26 +174,27 @@ def build_state(settings: Settings, plan: Plan, world: World) -> TrainState:
         activation_checkpointing=runtime.activation_checkpointing,
         compile_blocks=runtime.compile,
     )
-    # The moving average writes to the teacher's shards, so its parameters must not stay gathered after a forward.
-    parallelize(
-        teacher, mesh=mesh, precision=plan.precision, reshard_after_forward=True, compile_blocks=runtime.compile
-    )
-    for networks in (student, teacher):
+    # The moving average writes to its shards, so its parameters must not stay gathered after a forward.
+    parallelize(ema, mesh=mesh, precision=plan.precision, reshard_after_forward=True, compile_blocks=runtime.compile)
+    for networks in (student, ema):
         materialize(networks, world.device)
     student.initialize(config.seed)
-    average = MovingAverage(teacher, student)
+    if opening is not None:
+        begin_with(student, opening)
+    average = MovingAverage(ema, student)
     average.copy()
-    teacher.requires_grad_(False).eval()
+    ema.requires_grad_(False).eval()
     return TrainState(
         student=student,
-        teacher=teacher,
-        method=build_method(config, world.device),
+        ema=ema,
+        method=method,
         optimizer=settings.recipe.optimizer(student, config.model.depth),
         scaler=torch.amp.GradScaler(  # pyright: ignore
             world.device.type, init_scale=runtime.initial_loss_scale, enabled=plan.precision == "fp16"
         ),
         average=average,
         seed=config.seed,
+        ema_name="teacher" if settings.teacher is None else "ema",
     )
 
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from dinotrain.commands.assembly import Plan
+from dinotrain.commands.roster import Entry
 from dinotrain.commands.settings import Settings
+from dinotrain.commands.teacher import teacher_size
+from dinotrain.data.source import Source
 from dinotrain.distributed.world import World
 from dinotrain.training.state import TrainState
 
 
-def banner(settings: Settings, plan: Plan, state: TrainState, world: World) -> list[tuple[str, str]]:
-    """(name, value) pairs: data, batch, schedule, size, parallel plan, precision, where it goes."""
-    config, recipe, source = settings.config, settings.recipe, settings.source
+def banner(entries: Sequence[Entry], plan: Plan, world: World) -> list[tuple[str, str]]:
+    """(name, value) pairs: data, batch, schedule, teacher, size, parallel plan, precision, where it goes."""
+    settings = entries[0].settings
+    recipe, source = settings.recipe, settings.source
     epochs = recipe.steps * recipe.global_batch / len(source)
     rule = {"none": "as given", "sqrt": "sqrt rule", "linear": "linear rule"}[recipe.lr_rule]
-    classes = len(source.classes) if source.classes is not None else 0
-    if not classes and source.labels is not None:
-        classes = len(np.unique(source.labels))
-    labels = f"{classes} classes (for k-NN only)" if classes else "no labels"
     return [
-        ("run", f"{config.name} in {settings.run_dir}"),
-        ("data", f"{len(source):,} images, {labels}"),
+        *[("run", f"{entry.settings.config.name} in {entry.settings.run_dir}") for entry in entries],
+        *[("begins with", entry.opening) for entry in entries if entry.opening is not None],
+        ("data", f"{len(source):,} images, {_labels(source)}"),
         (
             "steps",
             f"{recipe.steps:,}: {epochs:,.1f} epochs of {len(source) / recipe.global_batch:,.1f} steps",
@@ -32,8 +36,9 @@ def banner(settings: Settings, plan: Plan, state: TrainState, world: World) -> l
             f" x {plan.accumulation} accumulated" + _seen_by_losses(settings, plan, world),
         ),
         ("learning rate", f"{recipe.lr:.3g} at the peak ({recipe.base_lr:g} at {recipe.lr_reference_batch}, {rule})"),
-        ("tokens per step", f"{tokens_per_step(settings):,}"),
-        ("parameters", _parameters(state)),
+        *[("tokens per step", _named(entry, f"{tokens_per_step(entry.settings):,}")) for entry in entries],
+        *[("parameters", _named(entry, _parameters(entry.state))) for entry in entries],
+        *([("frozen teacher", _teacher(settings, plan))] if settings.teacher is not None else []),
         ("sharding", _sharding(settings, world)),
         ("precision", f"{plan.precision}, master weights fp32"),
         ("attention", f"{plan.attention} (available here: {', '.join(plan.attention_available)})"),
@@ -41,8 +46,29 @@ def banner(settings: Settings, plan: Plan, state: TrainState, world: World) -> l
     ]
 
 
+def _named(entry: Entry, text: str) -> str:
+    return f"{entry.settings.student}: {text}" if entry.settings.student else text
+
+
+def _labels(source: Source) -> str:
+    classes = len(source.classes) if source.classes is not None else 0
+    if not classes and source.labels is not None:
+        classes = len(np.unique(source.labels))
+    return f"{classes} classes (for k-NN only)" if classes else "no labels"
+
+
+def _teacher(settings: Settings, plan: Plan) -> str:
+    weights = settings.teacher
+    assert weights is not None
+    size = teacher_size(settings.config, weights) or settings.config.crops.global_size
+    count = sum(math.prod(shape) for shape in weights.architecture.shapes().values())
+    parts = [f"{weights.path} ({weights.layout})", f"{weights.architecture.brief()}, {count / 1e6:,.1f} M parameters"]
+    parts += [f"held in {plan.precision}, sees the global crops in {size} px", *weights.notes]
+    return "; ".join(parts)
+
+
 def tokens_per_step(settings: Settings) -> int:
-    """Tokens that the student sees in one step, CLS and registers included."""
+    """Tokens that a student sees in one step, CLS and registers included."""
     crops, model = settings.config.crops, settings.config.model
     extra = 1 + model.num_registers
 
@@ -60,9 +86,9 @@ def _seen_by_losses(settings: Settings, plan: Plan, world: World) -> str:
     """Which losses see less than the global batch when gradients are accumulated."""
     objective = settings.config.method.objective
     parts = []
-    if objective.koleo_weight:
+    if objective.get("koleo_weight"):
         parts.append(f"KoLeo looks among {plan.micro_batch} images")
-    if objective.targets == "sinkhorn":
+    if objective.get("targets") == "sinkhorn":
         parts.append(f"Sinkhorn-Knopp balances over {plan.micro_batch * world.size}")
     return f"; {', '.join(parts)}" if parts and plan.accumulation > 1 else ""
 
@@ -77,5 +103,5 @@ def _sharding(settings: Settings, world: World) -> str:
         return "one process holds everything (FSDP over 1)"
     size = settings.parallel.shard_size or world.size
     copies = world.size // size
-    text = f"student, teacher and AdamW state over {size} processes"
+    text = f"all networks and AdamW state over {size} processes"
     return text if copies == 1 else f"{text}, {copies} copies (HSDP)"

@@ -20,10 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 from dinotrain.commands.usage import config_dir
 from dinotrain.errors import UserError
 
-RECIPE_GROUPS = ("seed", "model", "method", "data", "crops", "augment", "optim")
+RECIPE_GROUPS = ("seed", "model", "method", "data", "crops", "augment", "optim", "train", "teacher")
 """What changes results; everything else says how a run is carried out."""
 
 HINTS = {
+    "teacher.weights": "the run, checkpoint or file of the teacher, e.g. teacher.weights=runs/vitg14",
     "data.root": "the folder (or file) with the images to train on, e.g. data.root=/data/imagenet/train",
     "data.sources": "sets to mix, e.g. 'data.sources=[{data: folder, root: /a, weight: 2}, {data: list, root: /b}]'",
 }

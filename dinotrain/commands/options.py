@@ -72,6 +72,55 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """Keys `train.*`: weights to begin with instead of random ones, in any format that can be read.
+
+    `part` of one of our runs: teacher, ema or student. Heads are taken from the file, too, unless it has none or
+    `new_heads` is set; new heads are trained alone for the first `freeze_backbone` steps (below 1: share of the run).
+    """
+
+    start_from: str | None = None
+    part: Literal["teacher", "ema", "student"] | None = None
+    new_heads: bool = False
+    freeze_backbone: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not self.freeze_backbone >= 0:
+            raise ValueError(f"train.freeze_backbone: got {self.freeze_backbone}, expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """Keys `teacher.*`: the frozen teacher of a distillation.
+
+    `weights` in any format that can be read; `part` of one of our runs: teacher, ema or student; `num_heads` only where
+    the file can't tell; `size` in px that it sees the global crops in, null for theirs (or the nearest that fits).
+    """
+
+    weights: str | None = None
+    part: Literal["teacher", "ema", "student"] | None = None
+    num_heads: int | None = None
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "size"):
+            value = getattr(self, name)
+            if value is not None:
+                _at_least(1, f"teacher.{name}", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentHead:
+    """Keys `method.dino_head.*` and `method.ibot_head.*` of a distilled student; null: as in the teacher's head."""
+
+    hidden_dim: int | None = None
+    bottleneck_dim: int | None = None
+    num_prototypes: int | None = None
+    num_layers: int | None = None
+    init_std: float | None = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
 class ParallelOptions:
     """Keys `parallel.*`: how networks are spread over processes.
 

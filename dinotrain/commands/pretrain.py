@@ -2,78 +2,107 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
-from dinotrain.commands.assembly import Plan, build_loader, build_method, build_networks, build_state, settle
+from dinotrain.commands.assembly import Plan, build_loader, build_mesh, build_method, build_networks, settle
 from dinotrain.commands.banner import banner
-from dinotrain.commands.config import without_secrets
-from dinotrain.commands.parameter_table import parameter_table
+from dinotrain.commands.deliver import deliver
+from dinotrain.commands.opening import frozen_steps, read_opening
 from dinotrain.commands.results import conclude
-from dinotrain.commands.resume import checkpoint_to_resume, record
+from dinotrain.commands.resume import checkpoint_to_resume
+from dinotrain.commands.roster import Entry, enter, learners_of, restore
 from dinotrain.commands.settings import Settings
-from dinotrain.commands.validation import Validation
-from dinotrain.data.skips import SkipLog
+from dinotrain.commands.students import student_configs
+from dinotrain.commands.teacher import build_teacher, complete, read_teacher, teacher_size
 from dinotrain.distributed.world import World, join_world
 from dinotrain.errors import UserError
-from dinotrain.reporting.energy import gpu_power
-from dinotrain.reporting.environment import environment
-from dinotrain.training.advice import Advisor
-from dinotrain.training.checkpoint import Checkpointer
+from dinotrain.methods.frozen_teacher import FrozenTeacher
 from dinotrain.training.display import Display
 from dinotrain.training.interrupt import Interrupt
+from dinotrain.training.learner import Learner
 from dinotrain.training.loop import due, train
-from dinotrain.training.metrics import MetricsFile
 from dinotrain.training.recorder import Recorder
-from dinotrain.training.state import TrainState
-from dinotrain.training.trackers import Trackers
 
 
 def pretrain(config: DictConfig) -> None:
-    """Train as configured, going on from what is in the run folder.
+    """Train as configured, each student going on from what is in its run folder.
 
     Raises:
         UserError: with one line, for what the user can put right.
     """
-    settings = Settings.of(config)
-    device = choose_device(settings.runtime.device)
+    students = all_settings(config)
+    first = students[0]
+    device = choose_device(first.runtime.device)
     # What is wrong with these is said before anything starts.
-    build_networks(config)
-    build_method(config, torch.device("meta"))
-    checkpoint_to_resume(settings)
-    make_folder(settings)
+    for settings in students:
+        check(settings)
+    for settings in students:
+        make_folder(settings)
     # Signals are caught once all processes are there: until then there is nothing to save, and nobody to agree with.
-    with join_world(device, settings.parallel.timeout_minutes) as world, Interrupt() as interrupt:
-        plan = settle(settings, world, len(os.sched_getaffinity(0)))
-        start = agree(settings, world)
-        state = build_state(settings, plan, world)
-        checkpointer = Checkpointer(
-            settings.run_dir / "checkpoints",
-            world,
-            keep_last=settings.checkpoint.keep_last,
-            keep_every=settings.checkpoint.keep_every,
-            config=settings.text,
-            record=record(settings, start),
-        )
-        if start is not None:
-            try:
-                checkpointer.load(start, state)
-            except ValueError as error:
-                raise UserError(str(error)) from error
+    with join_world(device, first.parallel.timeout_minutes) as world, Interrupt() as interrupt:
+        agree(first, world)
+        plan = settle(students, world, len(os.sched_getaffinity(0)))
+        mesh = build_mesh(first, world)
+        method = build_method(first.config, first.teacher, world.device)
+        teacher = None
+        if first.teacher is not None:
+            teacher = build_teacher(
+                first.config,
+                first.teacher,
+                mesh=mesh,
+                precision=plan.precision,
+                attention=plan.attention,
+                device=world.device,
+            )
+        entries = [enter(settings, plan, world, mesh, method) for settings in students]
+        restore(entries)
         with ExitStack() as stack:
-            recorder = open_recorder(settings, plan, state, world, stack)
+            interactive = None if world.main else False
+            display = stack.enter_context(Display(first.recipe.steps, interactive=interactive))
+            learners = learners_of(entries, plan, world, display, teacher, stack)
             if world.main:
-                recorder.display.banner(banner(settings, plan, state, world))
-                if start is not None:
-                    recorder.display.message(resume_message(state.step, settings.recipe.steps, start))
-                if settings.source.left_out:
-                    recorder.display.warning(record_left_out(settings))
-            _train_and_conclude(settings, plan, state, world, recorder, checkpointer, interrupt)
+                introduce(entries, plan, world, display)
+            _train_and_conclude(entries, learners, teacher, plan, world, display, interrupt)
+
+
+def all_settings(config: DictConfig) -> list[Settings]:
+    """The settings of each student of a run.
+
+    Raises:
+        UserError: for a value that is refused, or students and a teacher that don't go together.
+    """
+    teacher = read_teacher(config)
+    (name, own), *others = student_configs(complete(config, teacher)).items()
+    first = Settings.of(own, teacher, name)
+    students = [first, *(first.of_student(name, other) for name, other in others)]
+    if teacher is not None and len({teacher_size(settings.config, teacher) for settings in students}) > 1:
+        raise UserError(
+            "students: their patches differ, and with them the px in which the teacher is to see the images"
+        )
+    return students
+
+
+def check(settings: Settings) -> None:
+    """Look for what is wrong with a student.
+
+    Raises:
+        UserError: with its name, where there are several.
+    """
+    try:
+        build_networks(settings.config, settings.teacher)
+        build_method(settings.config, settings.teacher, torch.device("meta"))
+        if checkpoint_to_resume(settings) is None:
+            frozen_steps(settings, read_opening(settings))
+    except UserError as error:
+        if settings.student:
+            raise UserError(f"students: {settings.student}: {error}") from error
+        raise
 
 
 def make_folder(settings: Settings) -> None:
@@ -89,16 +118,29 @@ def make_folder(settings: Settings) -> None:
         raise UserError(f"output_dir: can't write to {settings.run_dir} ({error.strerror})") from error
 
 
-def agree(settings: Settings, world: World) -> Path | None:
-    """The main process's choice of a checkpoint: what lies in a shared folder may look different elsewhere.
+def agree(settings: Settings, world: World) -> None:
+    """Make sure that all processes have the same images and the same teacher.
 
     Raises:
-        UserError: if the processes don't have the same images.
+        UserError: if they don't.
     """
-    seen = set(world.gather(settings.fingerprint))
-    if len(seen) > 1:
-        raise UserError(f"data.root: the processes see different images there ({', '.join(sorted(seen))})")
-    return world.gather(checkpoint_to_resume(settings) if world.main else None)[0]
+    for key, seen in (("data.root", settings.fingerprint), ("teacher.weights", settings.teacher_digest)):
+        found = {str(one) for one in world.gather(seen)}
+        if len(found) > 1:
+            what = "images" if key == "data.root" else "weights"
+            raise UserError(f"{key}: the processes see different {what} there ({', '.join(sorted(found))})")
+
+
+def introduce(entries: Sequence[Entry], plan: Plan, world: World, display: Display) -> None:
+    """Say what will run, what is gone on with, and what is left out."""
+    display.banner(banner(entries, plan, world))
+    first = entries[0].settings
+    for entry in entries:
+        if entry.start is not None:
+            name = f"{entry.settings.student}: " if entry.settings.student else ""
+            display.message(name + resume_message(entry.state.step, first.recipe.steps, entry.start))
+    if first.source.left_out:
+        display.warning(record_left_out([entry.settings for entry in entries]))
 
 
 def resume_message(step: int, steps: int, checkpoint: Path) -> str:
@@ -108,12 +150,14 @@ def resume_message(step: int, steps: int, checkpoint: Path) -> str:
     return f"going on from {checkpoint} (step {step} of {steps})"
 
 
-def record_left_out(settings: Settings) -> str:
-    """Lists the parts of the data that could not be listed, in a file of the run folder; returns what to say of it."""
-    parts, file = settings.source.left_out, settings.run_dir / "left_out.txt"
-    file.write_text("".join(f"{part.name}\t{part.reason}\n" for part in parts), "utf-8")
+def record_left_out(students: Sequence[Settings]) -> str:
+    """Lists the parts of the data that could not be listed, in a file of each run folder; returns what to say of it."""
+    parts = students[0].source.left_out
+    files = [settings.run_dir / "left_out.txt" for settings in students]
+    for file in files:
+        file.write_text("".join(f"{part.name}\t{part.reason}\n" for part in parts), "utf-8")
     number = "1 part" if len(parts) == 1 else f"{len(parts)} parts"
-    return f"data: {number} left out (the first: {parts[0].name}: {parts[0].reason}); all in {file}"
+    return f"data: {number} left out (the first: {parts[0].name}: {parts[0].reason}); all in {files[0]}"
 
 
 def choose_device(name: str) -> str:
@@ -129,90 +173,73 @@ def choose_device(name: str) -> str:
     return name
 
 
-def open_recorder(settings: Settings, plan: Plan, state: TrainState, world: World, stack: ExitStack) -> Recorder:
-    """The run folder's files brought to the state's step, and all that writes to them."""
-    run_dir, logging = settings.run_dir, settings.logging
-    metrics = MetricsFile(run_dir / "metrics.jsonl")
-    if world.main:
-        metrics.truncate(state.step if state.step else -1)
-        (run_dir / "config.yaml").write_text(settings.text)
-        (run_dir / "environment.json").write_text(json.dumps(environment(), indent=1))
-        (run_dir / "parameters.txt").write_text(parameter_table(state.student, state.optimizer))
-        (run_dir / "skipped.txt").touch()
-    world.barrier()
-    display = stack.enter_context(Display(settings.recipe.steps, interactive=None if world.main else False))
-    trackers = Trackers(
-        run_dir,
-        wandb=logging.wandb if world.main else "disabled",
-        wandb_project=logging.wandb_project,
-        tensorboard=logging.tensorboard and world.main,
-        config=without_secrets(settings.config),
-    )
-    stack.callback(trackers.close)
-    rows = metrics.rows() if state.step else []
-    config = settings.config
-    return Recorder(
-        world,
-        metrics=metrics,
-        display=display,
-        trackers=trackers,
-        advisor=Advisor(num_prototypes=config.method.dino_head.num_prototypes, rows=rows, images=plan.micro_batch),
-        skips=SkipLog(run_dir / "skipped.txt", length=len(settings.source), max_fraction=config.data.max_broken),
-        student_temperature=config.method.objective.student_temperature,
-        gpu_power=gpu_power,
-        earlier_seconds=max((row.get("time") or 0.0 for row in rows), default=0.0),
-    )
-
-
 def _train_and_conclude(
-    settings: Settings,
+    entries: Sequence[Entry],
+    learners: Sequence[Learner],
+    teacher: FrozenTeacher | None,
     plan: Plan,
-    state: TrainState,
     world: World,
-    recorder: Recorder,
-    checkpointer: Checkpointer,
+    display: Display,
     interrupt: Interrupt,
 ) -> None:
-    config, recipe = settings.config, settings.recipe
-    validation = Validation(settings, state.teacher.backbone, world)
-    if state.step == 0 and (baselines := validation.baselines()).numbers:
-        recorder.evaluation(baselines, 0)
-    elif 0 < state.step < recipe.steps:
-        recorder.event("resume", state.step)
-    if owed(recorder, state.step, recipe.steps, config.evaluation.every):
-        recorder.evaluation(validation(state.step), state.step)
+    first, behind = entries[0].settings, min(entries, key=lambda entry: entry.state.step)
+    config, recipe, start = first.config, first.recipe, behind.state.step
+    for each in learners:
+        _evaluate_at_the_start(each, recipe.steps, config.evaluation.every)
     try:
         finished = train(
-            state,
-            iter(build_loader(settings, plan, world, state.step, recorder.display.warning)),
-            recipe.schedules(),
+            learners,
+            iter(build_loader(first, plan, world, start, display.warning)),
+            recipe.schedules(frozen_steps=behind.frozen_steps),
+            teacher=teacher,
             steps=recipe.steps,
             micro_batches=plan.accumulation,
             clip_grad=recipe.clip_grad,
             log_every=config.log_every,
             checkpoint_every=config.checkpoint.every,
             evaluate_every=config.evaluation.every,
-            evaluate=validation,
             world=world,
-            recorder=recorder,
-            checkpointer=checkpointer,
             interrupt=interrupt,
-            run_dir=settings.run_dir,
         )
     except UserError:
-        checkpointer.settle()
+        for each in learners:
+            each.checkpointer.settle()
         if world.main:
-            conclude(settings, recorder, state)
+            conclude(entries, learners, display)
         raise
-    if not finished:
-        recorder.event("interrupted", state.step)
-    elif owed(recorder, state.step, recipe.steps, config.evaluation.every):
-        recorder.evaluation(validation(state.step), state.step)
+    going = [(entry.settings, each) for entry, each in zip(entries, learners) if each.failure is None]
+    for settings, each in going:
+        _end(settings, each, world, finished=finished)
     if world.main:
-        if not finished:
-            text = f"stopped at step {state.step} of {recipe.steps}, saved; the same command goes on from here"
-            recorder.display.message(text)
-        conclude(settings, recorder, state)
+        if not finished and going:
+            step = min(each.state.step for _, each in going)
+            display.message(f"stopped at step {step} of {recipe.steps}, saved; the same command goes on from here")
+        conclude(entries, learners, display)
+    failures = [each.failure for each in learners if each.failure is not None]
+    if failures:
+        raise UserError("; ".join(failures))
+
+
+def _end(settings: Settings, each: Learner, world: World, *, finished: bool) -> None:
+    """The last evaluation and the backbone of a student that is done; a word in the records of one that is not."""
+    steps, every = settings.recipe.steps, settings.config.evaluation.every
+    if not finished:
+        each.recorder.event("interrupted", each.state.step)
+        return
+    if owed(each.recorder, steps, steps, every):
+        each.recorder.evaluation(each.evaluate(steps), steps)
+    deliver(settings, each.state, world)
+
+
+def _evaluate_at_the_start(each: Learner, steps: int, every: int | None) -> None:
+    """The baselines of a new student; of one that goes on, the evaluation that its last part came to owe."""
+    step = each.state.step
+    if step == 0 and (baselines := each.baselines()).numbers:
+        each.recorder.evaluation(baselines, 0)
+    elif 0 < step < steps:
+        each.recorder.event("resume", step)
+    if owed(each.recorder, step, steps, every):
+        each.recorder.evaluation(each.evaluate(step), step)
 
 
 def owed(recorder: Recorder, step: int, steps: int, every: int | None) -> bool:

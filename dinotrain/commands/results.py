@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
+from dinotrain.commands.roster import Entry
 from dinotrain.commands.settings import Settings
 from dinotrain.reporting.energy import energy_of_run
 from dinotrain.reporting.report import write_report
 from dinotrain.reporting.run_folder import RunFolder
-from dinotrain.training.manifest import complete_checkpoints
 from dinotrain.training.display import Display
+from dinotrain.training.learner import Learner
+from dinotrain.training.manifest import complete_checkpoints
 from dinotrain.training.recorder import Recorder, peak_memory_gb
 from dinotrain.training.state import TrainState
 
-ACCURACIES = (
-    ("trained teacher", "knn_top1"),
-    ("same network, untrained", "knn_top1_untrained"),
-    ("raw pixels", "knn_top1_pixels"),
-)
 
-
-def conclude(settings: Settings, recorder: Recorder, state: TrainState) -> None:
-    """Write `results.json` and `report.html`, print the closing table or how to go on."""
-    results = summarize(settings, recorder, state)
-    path = settings.run_dir / "results.json"
-    path.write_text(json.dumps(results, indent=1))
-    energy = energy_of_run(RunFolder(settings.run_dir))
-    path.write_text(json.dumps(results | {"energy_kwh": energy and energy.kwh}, indent=1))
-    report = write_report(settings.run_dir)
-    if results["finished"]:
-        closing_table(recorder.display, results)
-    recorder.display.message(f"report: {report}")
+def conclude(entries: Sequence[Entry], learners: Sequence[Learner], display: Display) -> None:
+    """Write `results.json` and `report.html` of each student; print the closing table or how to go on."""
+    rows, reports = [], []
+    for entry, learner in zip(entries, learners):
+        settings = entry.settings
+        results = summarize(settings, learner.recorder, learner.state)
+        path = settings.run_dir / "results.json"
+        path.write_text(json.dumps(results, indent=1))
+        run = RunFolder(settings.run_dir)
+        energy = energy_of_run(run)
+        path.write_text(json.dumps(results | {"energy_kwh": energy and energy.kwh}, indent=1))
+        reports.append(write_report(settings.run_dir))
+        if results["finished"]:
+            rows += accuracy_rows(run, results, settings.student, last=learner is learners[-1])
+    if rows:
+        display.table("k-NN accuracy (top 1, %)", ["features", "accuracy"], rows)
+    for report in reports:
+        display.message(f"report: {report}")
 
 
 def summarize(settings: Settings, recorder: Recorder, state: TrainState) -> dict:
@@ -50,11 +54,16 @@ def summarize(settings: Settings, recorder: Recorder, state: TrainState) -> dict
         "peak_memory_gb": round(peak_memory_gb(recorder.world.device), 3),
         "processes": recorder.world.size,
         "checkpoint": str(checkpoints[-1]) if checkpoints else None,
+        "teacher": settings.teacher and {"path": settings.teacher.path, "digest": settings.teacher_digest},
     }
 
 
-def closing_table(display: Display, results: dict) -> None:
-    """k-NN accuracy of the teacher beside what it has to beat, where there were labels."""
-    rows = [[label, f"{results[key]:.1f}"] for label, key in ACCURACIES if results.get(key) is not None]
-    if rows:
-        display.table("k-NN accuracy (top 1, %)", ["features", "accuracy"], rows)
+def accuracy_rows(run: RunFolder, results: dict, student: str, *, last: bool) -> list[list[str]]:
+    """The closing table's rows of one student: what was trained, and what it has to beat, where there were labels."""
+    rows = []
+    for label, key in run.accuracies:
+        # Of several students, what all share is said once, at the end.
+        own = key in ("knn_top1", "knn_top1_untrained")
+        if results.get(key) is not None and (own or last):
+            rows.append([f"{student}: {label}" if student and own else label, f"{results[key]:.1f}"])
+    return rows

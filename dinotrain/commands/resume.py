@@ -41,12 +41,22 @@ def checkpoint_to_resume(settings: Settings) -> Path | None:
     return chosen
 
 
-def record(settings: Settings, start: Path | None) -> dict[str, str | None]:
-    """What the manifests of this run's checkpoints say beside their numbers: its data, and where it came from."""
+def record(settings: Settings, start: Path | None, frozen_steps: int) -> dict[str, str | int | None]:
+    """What the manifests of this run's checkpoints say beside their numbers: data, teacher, and where it came from."""
     origin = settings.resume.checkpoint
     if start is not None and (origin is None or Path(origin).resolve() != start.resolve()):
         origin = _manifest(start).get("origin")
-    return {"data": settings.fingerprint, "origin": origin and str(Path(origin).resolve())}
+    return {
+        "frozen_steps": frozen_steps,
+        "data": settings.fingerprint,
+        "teacher": settings.teacher_digest,
+        "origin": origin and str(Path(origin).resolve()),
+    }
+
+
+def recorded_frozen_steps(checkpoint: Path) -> int:
+    """For how many steps of the run of this checkpoint the backbone is frozen: its beginning is not read again."""
+    return int(_manifest(checkpoint).get("frozen_steps") or 0)
 
 
 def _named(name: str, found: list[Path]) -> Path:
@@ -69,19 +79,20 @@ def _named(name: str, found: list[Path]) -> Path:
     return path
 
 
-PLACES = ("root", "base", "val_labels", "cache_mb")
+PLACES = {"data": ("root", "base", "val_labels", "cache_mb"), "teacher": ("weights", "part")}
+"""Keys that say where something lies; what lies there is told by its hash."""
 MOST_SHOWN = 8
 
 
 def _without_places(config: dict) -> dict:
-    """A configuration without the keys that say where the images lie."""
+    """A configuration without the keys that say where images and teacher lie."""
 
-    def without(node: Any) -> Any:
+    def without(node: Any, places: tuple[str, ...]) -> Any:
         if isinstance(node, dict):
-            return {key: without(value) for key, value in node.items() if key not in PLACES}
-        return [without(item) for item in node] if isinstance(node, list) else node
+            return {key: without(value, places) for key, value in node.items() if key not in places}
+        return [without(item, places) for item in node] if isinstance(node, list) else node
 
-    return {**config, "data": without(config.get("data"))}
+    return {**config, **{group: without(config.get(group), places) for group, places in PLACES.items()}}
 
 
 def _manifest(checkpoint: Path) -> dict[str, Any]:
@@ -111,11 +122,15 @@ def check_unchanged(settings: Settings, checkpoint: Path) -> None:
         raise UserError(_unreadable(path, "not a configuration"))
     now = OmegaConf.to_container(settings.config, resolve=True)
     assert isinstance(now, dict)
-    # Where the images lie does not matter, their fingerprint does.
+    # Where the images and the teacher lie does not matter, what they are does.
     changed = differences(_without_places(before), _without_places(now))
-    data = _manifest(checkpoint).get("data")
-    if data != settings.fingerprint:
-        changed.insert(0, f"the images themselves: {data} -> {settings.fingerprint}")
+    manifest = _manifest(checkpoint)
+    for what, key, here in (
+        ("teacher itself", "teacher", settings.teacher_digest),
+        ("images themselves", "data", settings.fingerprint),
+    ):
+        if manifest.get(key) != here:
+            changed.insert(0, f"the {what}: {manifest.get(key)} -> {here}")
     if changed and not settings.resume.allow_changes:
         more = f"; and {len(changed) - MOST_SHOWN} more" if len(changed) > MOST_SHOWN else ""
         raise UserError(

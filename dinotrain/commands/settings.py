@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,8 +16,10 @@ from dinotrain.commands.options import (
     ParallelOptions,
     ResumeOptions,
     RuntimeOptions,
+    StartOptions,
 )
 from dinotrain.commands.sources import build_source
+from dinotrain.commands.teacher import check_pair, teacher_needed
 from dinotrain.data.augment import Augment
 from dinotrain.data.crops import MultiCrop
 from dinotrain.data.masks import MaskSampler
@@ -25,8 +27,9 @@ from dinotrain.data.source import Source
 from dinotrain.data.sources.folder import FolderSource
 from dinotrain.errors import UserError
 from dinotrain.optim.recipe import OptimizationRecipe
+from dinotrain.weights.weights import Weights
 
-OPTION_GROUPS = ("parallel", "runtime", "checkpoint", "resume", "evaluation", "logging")
+OPTION_GROUPS = ("train", "parallel", "runtime", "checkpoint", "resume", "evaluation", "logging")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Settings:
 
     config: DictConfig
     recipe: OptimizationRecipe
+    train: StartOptions
     parallel: ParallelOptions
     runtime: RuntimeOptions
     checkpoint: CheckpointOptions
@@ -49,9 +53,15 @@ class Settings:
     masks: MaskSampler | None
     labelled: tuple[Source, Source | None]
     """The images that k-NN searches in, and those to classify; None for a part of the former."""
+    teacher: Weights | None
+    """The frozen teacher of a distillation."""
+    teacher_digest: str | None
+    """Of its weights; taken once, since it reads them all."""
+    student: str = ""
+    """The name of the student, where there are several."""
 
     @classmethod
-    def of(cls, config: DictConfig) -> Settings:
+    def of(cls, config: DictConfig, teacher: Weights | None = None, student: str = "") -> Settings:
         """Build and check them.
 
         Raises:
@@ -61,7 +71,8 @@ class Settings:
         groups = {group: build(config[group]) for group in OPTION_GROUPS}
         recipe = build(config.optim)
         _check_data(config.data)
-        _check_together(config)
+        _check_student(student, config, teacher)
+        build(config.teacher)
         source = build_source(config)
         labelled = labelled_sources(groups["evaluation"], source)
         crops, augment, masks = build(config.crops), build(config.augment), config.method.masks
@@ -80,8 +91,20 @@ class Settings:
             augment=augment,
             masks=masks,
             labelled=labelled,
+            teacher=teacher,
+            teacher_digest=teacher and teacher.digest(),
+            student=student,
             **groups,
         )
+
+    def of_student(self, name: str, config: DictConfig) -> Settings:
+        """The same for another student of the run; all but its networks and its folder is shared.
+
+        Raises:
+            UserError: if it does not go together with the rest.
+        """
+        _check_student(name, config, self.teacher)
+        return replace(self, config=config, student=name)
 
     @property
     def run_dir(self) -> Path:
@@ -129,10 +152,10 @@ def _check_data(data: DictConfig) -> None:
 
 
 def _check_root(config: DictConfig) -> None:
-    for key in ("model", "method", "data", "storage", "crops", "augment", "optim", *OPTION_GROUPS):
+    for key in ("model", "method", "data", "storage", "crops", "augment", "optim", "teacher", *OPTION_GROUPS):
         if not isinstance(config[key], DictConfig):
             raise UserError(f"{key}: got {config[key]!r}, expected the keys of that group")
-    for key in ("dino_head", "objective"):
+    for key in ("objective", "projection" if teacher_needed(config) == "backbone" else "dino_head"):
         if config.method.get(key) is None:
             raise UserError(f"method.{key}: got null, expected its keys")
     for key, least in (("seed", 0), ("log_every", 1)):
@@ -141,13 +164,20 @@ def _check_root(config: DictConfig) -> None:
             raise UserError(f"{key}: got {value!r}, expected a whole number, at least {least}")
 
 
-def _check_together(config: DictConfig) -> None:
-    if config.method.masks is None and config.method.objective.ibot_weight:
+def _check_student(name: str, config: DictConfig, teacher: Weights | None) -> None:
+    try:
+        _check_together(config, teacher)
+    except UserError as error:
+        raise UserError(f"students: {name}: {error}" if name else str(error)) from error
+
+
+def _check_together(config: DictConfig, teacher: Weights | None) -> None:
+    if config.method.masks is None and teacher_needed(config) is None and config.method.objective.ibot_weight:
         raise UserError("method.masks: null, but method.objective.ibot_weight is not 0: expected masks, or weight 0")
     patch = config.model.patch_size
     if patch < 1:
         raise UserError(f"model.patch_size: got {patch}, expected at least 1")
-    for key in ("global_size", "local_size"):
+    for key in ("global_size", "local_size") if config.crops.num_local else ("global_size",):
         size = config.crops[key]
         if size % patch or size < patch:
             near = max(round(size / patch), 1) * patch
@@ -155,3 +185,5 @@ def _check_together(config: DictConfig) -> None:
     size = config.evaluation.size
     if size is not None and size % patch:
         raise UserError(f"evaluation.size: {size} px is not a multiple of model.patch_size {patch}")
+    if teacher is not None:
+        check_pair(config, teacher)

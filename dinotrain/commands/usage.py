@@ -15,6 +15,12 @@ KEYS = (
     ("optim.global_batch=N", "images per update, over all processes"),
     ("optim.micro_batch=N", "images per process and forward pass; smaller needs less memory"),
     ("optim.base_lr=X", "learning rate at the reference batch"),
+    (
+        "teacher.weights=PATH",
+        "the frozen teacher of a distill experiment: a run, checkpoint, .pth, Hugging Face folder",
+    ),
+    ("students=[A,B]", "several students of one frozen teacher, each in a folder of output_dir"),
+    ("train.start_from=PATH", "begin with these weights, of any format, instead of random ones"),
     ("seed=N", "seed of weights, order of images, crops and masks"),
     ("checkpoint.every=N", "steps between checkpoints"),
     ("log_every=N", "steps between rows of metrics.jsonl"),
@@ -28,11 +34,11 @@ KEYS = (
 
 def help_text() -> str:
     """Usage, experiments with a line each, and the most used keys."""
-    experiments = "\n".join(f"  {name:<20}{text}" for name, text in experiment_lines())
+    experiments = "\n".join(f"  {name:<29}{text}" for name, text in experiment_lines())
     keys = "\n".join(f"  {key:<28}{text}" for key, text in KEYS)
     return (
         "usage: python -m dinotrain.train +experiment=NAME [key=value ...]\n\n"
-        "Pre-trains a vision transformer without labels. On several GPUs:\n"
+        "Pre-trains a vision transformer without labels, or distils a frozen one. On several GPUs:\n"
         "  torchrun --nproc-per-node=8 -m dinotrain.train +experiment=NAME ...\n\n"
         f"experiments:\n{experiments}\n\nmost used keys:\n{keys}\n\n"
         "options:\n  --config    print the whole configuration, with what was typed, and end\n"

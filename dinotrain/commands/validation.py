@@ -1,4 +1,4 @@
-"""Evaluating the teacher while it trains: k-NN on labelled images, and pictures of what it sees."""
+"""Evaluating the moving average while it trains: k-NN on labelled images, and pictures of what it sees."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dinotrain.distributed.world import World
 from dinotrain.evaluation.features import Preparation, cls_function
 from dinotrain.evaluation.knn_probe import KnnProbe, labelled_split
 from dinotrain.evaluation.pictures import feature_picture, save_picture
+from dinotrain.methods.frozen_teacher import FrozenTeacher
 from dinotrain.models.vit import VisionTransformer
 from dinotrain.training.recorder import Evaluated
 
@@ -19,10 +20,19 @@ from dinotrain.training.recorder import Evaluated
 class Validation:
     """What is evaluated in a run, and when it is asked for."""
 
-    def __init__(self, settings: Settings, backbone: object, world: World) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        backbone: object,
+        world: World,
+        teacher: FrozenTeacher | None = None,
+        known: dict[Preparation, dict[str, float]] | None = None,
+    ) -> None:
+        """`known` collects what several students are held against alike, so that it is measured once."""
         config, options, source = settings.config, settings.evaluation, settings.source
         assert isinstance(backbone, VisionTransformer)
-        self.options, self.backbone, self.world = options, backbone, world
+        self.options, self.backbone, self.world, self.teacher = options, backbone, world, teacher
+        self.known = {} if known is None else known
         self.preparation = Preparation(
             size=options.size or config.model.image_size,
             crop_fraction=options.crop_fraction,
@@ -43,14 +53,23 @@ class Validation:
         self.pixels = self._picture_pixels(test or source)
 
     def baselines(self) -> Evaluated:
-        """k-NN of the network as it is before the first step, and of raw pixels."""
+        """k-NN of the network as it is before the first step, of raw pixels, and of a frozen teacher."""
         if self.probe is None:
             return Evaluated({})
         untrained = self.probe.evaluate(cls_function(self.backbone))["knn_top1"]
-        return Evaluated({"knn_top1_untrained": untrained, "knn_top1_pixels": self.probe.pixels()})
+        if self.preparation not in self.known:
+            self.known[self.preparation] = self._measure_others(self.probe)
+        return Evaluated({"knn_top1_untrained": untrained, **self.known[self.preparation]})
+
+    def _measure_others(self, probe: KnnProbe) -> dict[str, float]:
+        found, teacher = {"knn_top1_pixels": probe.pixels()}, self.teacher
+        if teacher is not None:
+            seen = probe.evaluate(lambda images: teacher.backbone([images])[0].cls)
+            found["knn_top1_teacher"] = seen["knn_top1"]
+        return found
 
     def __call__(self, step: int) -> Evaluated:
-        """k-NN of the teacher; draws the picture of this step."""
+        """k-NN of the moving average; draws the picture of this step."""
         pictures = ()
         if self.pixels is not None:
             picture = feature_picture(self.backbone, self.pixels, self.preparation)

@@ -43,6 +43,7 @@ def parallelize(
     reshard_after_forward: bool,
     activation_checkpointing: bool = False,
     compile_blocks: bool = False,
+    frozen: bool = False,
 ) -> None:
     """Shard a set of networks (backbone and heads, built on the meta device) in place.
 
@@ -51,10 +52,13 @@ def parallelize(
     Each child is a unit of its own that can be called alone; the blocks of a large backbone are units within it.
     Gradients are reduced in fp16 for an fp16 backbone and in fp32 for all else. Networks whose shards are written to
     between two forward passes without a backward pass (a teacher) need `reshard_after_forward`: what stays gathered
-    would not see the change.
+    would not see the change. Networks that are never trained are `frozen`: their shards are kept in the precision they
+    are computed in, without fp32 master weights.
     """
     # Tokens are views of one packed tensor; that is safe as long as nobody writes to them.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    if frozen:
+        networks.to(DTYPES[precision])
     for name, child in networks.named_children():
         dtype = DTYPES[precision]
         reduce = torch.float16 if precision == "fp16" and name == "backbone" else torch.float32

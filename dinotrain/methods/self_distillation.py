@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dinotrain.data.batch import Batch
@@ -13,6 +13,8 @@ from dinotrain.losses.dino import dino_loss
 from dinotrain.losses.ibot import ibot_loss
 from dinotrain.losses.koleo import koleo_loss
 from dinotrain.losses.targets import Center, sinkhorn_knopp
+from dinotrain.methods.frozen_teacher import FrozenTeacher
+from dinotrain.methods.outcome import Observed, Outcome, Prototypes
 from dinotrain.models.networks import Networks, Scores
 
 
@@ -22,23 +24,6 @@ class Terms(NamedTuple):
     dino: Float[Tensor, ""]
     ibot: Float[Tensor, ""]
     koleo: Float[Tensor, ""]
-
-
-class Observed(NamedTuple):
-    """What the health of a run is read from; all detached."""
-
-    targets: Float[Tensor, "R K"]
-    student_scores: Float[Tensor, "R K"]
-    """Scores of another view of the same image as the row of `targets`."""
-    student_cls: Float[Tensor, "B D"]
-
-
-class Outcome(NamedTuple):
-    """What one micro-batch gives."""
-
-    loss: Float[Tensor, ""]
-    terms: Terms
-    observed: Observed
 
 
 class SelfDistillation(nn.Module):
@@ -84,40 +69,53 @@ class SelfDistillation(nn.Module):
 
     def forward(self, student: Networks, teacher: Networks, batch: Batch, teacher_temperature: float) -> Outcome:
         """The loss of one micro-batch."""
+        return self.compare(student, self.targets(teacher, batch, teacher_temperature), batch)
+
+    @torch.no_grad()
+    def targets(self, teacher: Networks | FrozenTeacher, batch: Batch, temperature: float) -> Scores:
+        """Teacher probabilities for the CLS token of each global crop and for the patches that iBOT compares."""
+        tokens = teacher.backbone([batch.global_crops.flatten(0, 1)])[0]
+        scores = teacher.scores(tokens.cls, self._compared(tokens.patches, batch))
+        if self.dino_center is not None and self.ibot_center is not None:
+            return Scores(self.dino_center(scores.cls, temperature), self.ibot_center(scores.patches, temperature))
+        return Scores(*(sinkhorn_knopp(x, temperature, self.sinkhorn_iterations) for x in scores))
+
+    def compare(self, student: Networks, targets: Scores, batch: Batch) -> Outcome:
+        """The loss of the student on one micro-batch, whose targets are known."""
         views, images = batch.global_crops.shape[:2]
-        targets = self._targets(teacher, batch, teacher_temperature)
-        crops, masks = [batch.global_crops.flatten(0, 1)], [batch.masks.flatten(0, 1) if self.ibot_weight else None]
+        crops, masks = [batch.global_crops.flatten(0, 1)], [self._masks(batch)]
         if batch.local_crops.shape[0]:
             crops.append(batch.local_crops.flatten(0, 1))
             masks.append(None)
         tokens = student.backbone(crops, masks)
         global_cls = tokens[0].cls
         cls = torch.cat([group.cls for group in tokens])
-        scores = student.scores(cls, self._masked(tokens[0].patches, batch))
+        scores = student.scores(cls, self._compared(tokens[0].patches, batch))
         by_view = scores.cls.unflatten(0, (-1, images))
         dino_targets = targets.cls.unflatten(0, (views, images))
         shares = dino_loss(by_view[:views], by_view[views:], dino_targets, self.student_temperature)
         dino = shares.local + shares.global_
-        weights = batch.mask_weights[: len(scores.patches)]
+        weights = self._weights(scores.patches, batch)
         ibot = ibot_loss(scores.patches, targets.patches, weights, views * images, self.student_temperature)
         zero = ibot.new_zeros(())
         koleo = sum((koleo_loss(view) for view in global_cls.chunk(views)), zero) if self.koleo_weight else zero
         loss = self.dino_weight * dino + self.ibot_weight * ibot + self.koleo_weight * koleo
-        observed = Observed(targets.cls, by_view[:views].flip(0).flatten(0, 1).detach(), global_cls[:images].detach())
-        return Outcome(loss, Terms(dino.detach(), ibot.detach(), koleo.detach()), observed)
+        other_view = by_view[:views].flip(0).flatten(0, 1).detach()
+        seen = Observed(global_cls[:images].detach(), Prototypes(targets.cls, other_view, self.student_temperature))
+        return Outcome(loss, Terms(dino.detach(), ibot.detach(), koleo.detach()), seen)
 
-    @torch.no_grad()
-    def _targets(self, teacher: Networks, batch: Batch, temperature: float) -> Scores:
-        """Teacher probabilities for the CLS token of each global crop and for the patches the student does not see."""
-        tokens = teacher.backbone([batch.global_crops.flatten(0, 1)])[0]
-        scores = teacher.scores(tokens.cls, self._masked(tokens.patches, batch))
-        if self.dino_center is not None and self.ibot_center is not None:
-            return Scores(self.dino_center(scores.cls, temperature), self.ibot_center(scores.patches, temperature))
-        return Scores(*(sinkhorn_knopp(x, temperature, self.sinkhorn_iterations) for x in scores))
+    def _masks(self, batch: Batch) -> Bool[Tensor, "I N"] | None:
+        """Which patches of the global crops the student does not see."""
+        return batch.masks.flatten(0, 1) if self.ibot_weight else None
 
-    def _masked(self, patches: Float[Tensor, "I N D"], batch: Batch) -> Float[Tensor, "M D"]:
+    def _compared(self, patches: Float[Tensor, "I N D"], batch: Batch) -> Float[Tensor, "M D"]:
+        """The patch tokens that iBOT compares: the masked ones."""
         indices = batch.mask_indices if self.ibot_weight else batch.mask_indices[:0]
         return patches.flatten(0, 1).index_select(0, indices)
+
+    def _weights(self, scores: Float[Tensor, "M K"], batch: Batch) -> Float[Tensor, "M"]:
+        """1 / (patches compared in its image), for each of them."""
+        return batch.mask_weights[: len(scores)]
 
     def after_step(self) -> None:
         """Update what moves once per step; all processes together."""

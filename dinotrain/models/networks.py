@@ -1,4 +1,4 @@
-"""A backbone and its heads: what the student and the teacher each consist of."""
+"""A backbone and its heads, or projections: what student and teacher each consist of."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dinotrain.models.head import Head
 from dinotrain.models.init import initialize
+from dinotrain.models.projection import Projection
 from dinotrain.models.vit import VisionTransformer
 
 
@@ -20,12 +21,25 @@ class Scores(NamedTuple):
     patches: Float[Tensor, "M J"]
 
 
-class Networks(nn.Module):
+class BackboneNetworks(nn.Module):
+    """A backbone with whatever is trained beside it; on its own, a backbone alone."""
+
+    def __init__(self, *, backbone: VisionTransformer) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def initialize(self, seed: int) -> None:
+        """Fill all parameters, the same for any sharding."""
+        for name, child in self.named_children():
+            assert isinstance(child, VisionTransformer | Head | Projection)
+            initialize(child, seed, child.initial, name=name)
+
+
+class Networks(BackboneNetworks):
     """Backbone, DINO head and, where patches have prototypes of their own, iBOT head."""
 
     def __init__(self, *, backbone: VisionTransformer, dino_head: Head, ibot_head: Head | None = None) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone=backbone)
         self.dino_head = dino_head
         self.ibot_head = ibot_head
 
@@ -39,8 +53,13 @@ class Networks(nn.Module):
         both = self.dino_head(torch.cat([cls, patches]))
         return Scores(*both.split([cls.shape[0], patches.shape[0]]))
 
-    def initialize(self, seed: int) -> None:
-        """Fill all parameters, the same for any sharding."""
-        for name, child in self.named_children():
-            assert isinstance(child, VisionTransformer | Head)
-            initialize(child, seed, child.initial, name=name)
+
+class FeatureNetworks(BackboneNetworks):
+    """Backbone, and projections of its tokens to the width of another network."""
+
+    def __init__(
+        self, *, backbone: VisionTransformer, cls_projection: Projection, patch_projection: Projection
+    ) -> None:
+        super().__init__(backbone=backbone)
+        self.cls_projection = cls_projection
+        self.patch_projection = patch_projection

@@ -17,6 +17,8 @@ class ParameterRule(NamedTuple):
     weight_decay_multiplier: float
     last_layer: bool
     """Follows the learning rate of the last layer, which is 0 while that is frozen."""
+    backbone: bool
+    """Has the learning rate 0 while the backbone is frozen."""
 
 
 WEIGHT_DECAY_RULES = (
@@ -39,7 +41,8 @@ def parameter_rule(name: str, *, depth: int, layerwise_decay: float, patch_embed
         (r"^backbone\.blocks\.", layerwise_decay ** (depth - int(block.group(1))) if block else 1.0),
         (r"", 1.0),
     )
-    return ParameterRule(_first(lr_rules, name), _first(WEIGHT_DECAY_RULES, name), ".last_layer." in name)
+    lr, weight_decay = _first(lr_rules, name), _first(WEIGHT_DECAY_RULES, name)
+    return ParameterRule(lr, weight_decay, ".last_layer." in name, name.startswith("backbone."))
 
 
 def _first(rules: Iterable[tuple[str, float]], name: str) -> float:

@@ -22,6 +22,8 @@ class StepValues(NamedTuple):
     momentum: float
     teacher_temperature: float
     last_layer_lr: float
+    frozen_backbone: bool = False
+    """Whether the backbone has learning rate 0, while new heads get used to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +114,8 @@ class OptimizationRecipe:
     def _length(self, value: float) -> int:
         return round(value * self.steps) if value < 1 else round(value)
 
-    def schedules(self) -> Callable[[int], StepValues]:
-        """The values for a step, counted from 0."""
+    def schedules(self, *, frozen_steps: int = 0) -> Callable[[int], StepValues]:
+        """The values for a step, counted from 0; in the first `frozen_steps` the backbone does not learn."""
         lr = Cosine(self.lr, self.min_lr, self.steps, warmup=self._length(self.warmup))
         weight_decay = Cosine(self.weight_decay, self.weight_decay_end, self.steps)
         momentum = Cosine(self.momentum, self.momentum_end, self.steps)
@@ -122,7 +124,12 @@ class OptimizationRecipe:
         )
         last_layer_lr = Delayed(lr, until=self._length(self.freeze_last_layer))
         return lambda step: StepValues(
-            lr(step), weight_decay(step), momentum(step), temperature(step), last_layer_lr(step)
+            lr(step),
+            weight_decay(step),
+            momentum(step),
+            temperature(step),
+            last_layer_lr(step),
+            step < frozen_steps,
         )
 
     def optimizer(self, networks: nn.Module, depth: int) -> torch.optim.AdamW:
@@ -142,6 +149,8 @@ def set_step(optimizer: torch.optim.Optimizer, values: StepValues) -> None:
     """Put a step's learning rate and weight decay into every group."""
     for group in optimizer.param_groups:
         lr = values.last_layer_lr if group["last_layer"] else values.lr
+        if group["backbone"] and values.frozen_backbone:
+            lr = 0.0
         group["lr"] = lr * group["lr_multiplier"]
         group["weight_decay"] = values.weight_decay * group["weight_decay_multiplier"]
 

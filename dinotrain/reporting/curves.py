@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from dinotrain.reporting.charts import Chart, Series
 from dinotrain.reporting.run_folder import RunFolder
 
+FEATURE_TERMS = ("cosine", "smooth_l1")
+
 
 @dataclass(frozen=True)
 class Group:
@@ -48,15 +50,15 @@ def _level(label: str, value: float | None, like: Sequence[Series]) -> list[Seri
 
 def _evaluation(run: RunFolder) -> list[Chart]:
     unit, divisor = _time_unit(run.seconds or 0.0)
-    over_steps = [Series("trained teacher", run.points("knn_top1_untrained") + run.points("knn_top1"))]
+    over_steps = [Series(run.trained, run.points("knn_top1_untrained") + run.points("knn_top1"))]
     times = run.points("knn_top1_untrained", over="time") + run.points("knn_top1", over="time")
-    over_time = [Series("trained teacher", [(x / divisor, y) for x, y in times])]
+    over_time = [Series(run.trained, [(x / divisor, y) for x, y in times])]
 
     def levels(like: Sequence[Series]) -> list[Series]:
-        untrained = _level("same network, untrained", run.latest("knn_top1_untrained"), like)
-        return untrained + _level("raw pixels", run.latest("knn_top1_pixels"), like)
+        found = [_level(label, run.latest(key), like) for label, key in run.accuracies[1:]]
+        return [line for lines in found for line in lines]
 
-    note = "Accuracy of the nearest neighbours' vote on the teacher's features, in percent"
+    note = f"Accuracy of the nearest neighbours' vote on the features of the {run.trained}, in percent"
     return [
         Chart("k-NN over steps", over_steps + levels(over_steps), note, markers=True),
         Chart("k-NN over time", over_time + levels(over_time), note, f"time ({unit})", markers=True),
@@ -65,12 +67,19 @@ def _evaluation(run: RunFolder) -> list[Chart]:
 
 def _losses(run: RunFolder) -> list[Chart]:
     terms = _lines(run, dino_loss="DINO", ibot_loss="iBOT")
+    features = {f"{token}_{kind}_loss": f"{token} {kind}" for token in ("cls", "patch") for kind in FEATURE_TERMS}
+    labels = {key: label.replace("cls", "CLS").replace("_", " ") for key, label in features.items()}
     return [
         Chart("Total loss", _lines(run, loss="loss"), "The weighted sum of the terms: what is optimised"),
         Chart(
             "DINO and iBOT terms",
             terms + _level("ln K", run.chance, terms),
             "Cross-entropies in nats; a network that is collapsed or untrained sits at ln K",
+        ),
+        Chart(
+            "Feature terms",
+            _lines(run, **labels),
+            "Distances to the teacher's standardised features; 1 (cosine) says nothing of them, 0 is equality",
         ),
         Chart("KoLeo term", _lines(run, koleo_loss="KoLeo"), "Lower when features lie further apart; can be negative"),
     ]
@@ -119,7 +128,7 @@ def _optimisation(run: RunFolder) -> list[Chart]:
         Chart("Learning rate", _lines(run, lr="all layers", last_layer_lr="last layer of the heads")),
         Chart("Gradient norms", _lines(run, **labels), "Before clipping", log=True),
         Chart("Weight decay", _lines(run, weight_decay="weight decay")),
-        Chart("Momentum", _lines(run, momentum="momentum"), "Share of itself that the teacher keeps in a step"),
+        Chart("Momentum", _lines(run, momentum="momentum"), "Share of itself that the moving average keeps in a step"),
         Chart("Teacher temperature", _lines(run, teacher_temperature="temperature")),
         Chart("Loss scale", _lines(run, loss_scale="scale"), "Of fp16; halved whenever a gradient overflows", log=True),
     ]

@@ -98,6 +98,22 @@ class RunFolder:
         prototypes = self.setting("method", "dino_head", "num_prototypes")
         return math.log(prototypes) if isinstance(prototypes, int | float) and prototypes > 1 else None
 
+    @property
+    def trained(self) -> str:
+        """What the run trains, in words."""
+        return "distilled student" if self.setting("teacher", "weights") else "trained teacher"
+
+    @property
+    def accuracies(self) -> list[tuple[str, str]]:
+        """(label, key) of the accuracies to show: of what was trained first, then of what it is held against."""
+        began = "before training" if self.setting("train", "start_from") else "untrained"
+        return [
+            (self.trained, "knn_top1"),
+            (f"same network, {began}", "knn_top1_untrained"),
+            ("raw pixels", "knn_top1_pixels"),
+            ("frozen teacher", "knn_top1_teacher"),
+        ]
+
     def setting(self, *keys: str) -> Any:
         """A value of the configuration; None if it has no such key."""
         value: Any = self.config

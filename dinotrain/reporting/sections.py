@@ -20,11 +20,6 @@ PICTURE_NOTES = {
     "features": "Top: images. Middle: patch tokens, their first three principal components as red, green and blue. "
     "Bottom: what the CLS token of the last block attends to, mean over heads."
 }
-KNN_ROWS = (
-    ("trained teacher", "knn_top1"),
-    ("same network, untrained", "knn_top1_untrained"),
-    ("raw pixels", "knn_top1_pixels"),
-)
 
 
 def header(run: RunFolder) -> str:
@@ -47,11 +42,11 @@ def header(run: RunFolder) -> str:
 
 def knn(run: RunFolder) -> str:
     """The closing table."""
-    found = [(label, run.latest(key)) for label, key in KNN_ROWS]
+    found = [(label, run.latest(key)) for label, key in run.accuracies]
     rows = [
         f'<span class="{mark}">{label}</span><div class="bar {mark}"><i style="width:{min(value, 100):.2f}%"></i></div>'
         f'<span class="number {mark}">{value:.1f} %</span>'
-        for (label, value), mark in zip(found, ("first", "", ""))
+        for (label, value), mark in zip(found, ("first", "", "", ""))
         if isinstance(value, int | float)
     ]
     return f'<section class="card knn"><h3>k-NN accuracy (top 1)</h3>{"".join(rows)}</section>' if rows else ""
@@ -89,7 +84,7 @@ def warnings(run: RunFolder) -> str:
 
 
 def pictures(run: RunFolder) -> str:
-    """Pictures of what the teacher sees: the latest of each kind, earlier ones folded away."""
+    """Pictures of what the trained network sees: the latest of each kind, earlier ones folded away."""
     parts = []
     for kind, paths in run.pictures.items():
         *earlier, latest = paths

@@ -62,15 +62,16 @@ class Advisor:
     before is known from the earlier rows of a resumed run.
 
     Args:
-        num_prototypes: K of the DINO head; chance level is ln K.
+        num_prototypes: K of the DINO head; chance level is ln K. None for a method without prototypes.
         rows: rows logged before, oldest first.
         images: per process and forward pass: the effective rank is below it. None if it is large.
     """
 
-    def __init__(self, *, num_prototypes: int, rows: Iterable[Row] = (), images: int | None = None) -> None:
-        if num_prototypes < 2:
+    def __init__(self, *, num_prototypes: int | None, rows: Iterable[Row] = (), images: int | None = None) -> None:
+        if num_prototypes is not None and num_prototypes < 2:
             raise ValueError(f"num_prototypes: got {num_prototypes}, expected at least 2")
-        self.chance = math.log(num_prototypes)
+        # Rows of a method without prototypes have none of the values that are held against the chance level.
+        self.chance = math.log(num_prototypes) if num_prototypes is not None else math.inf
         self.rank_limit = min(FEW_DIMENSIONS, (images - 1) / 2) if images is not None else FEW_DIMENSIONS
         self._warm = False
         self._lr = -math.inf
@@ -159,10 +160,12 @@ class Advisor:
         return rank < self.rank_limit
 
     def _say_few_dimensions(self, row: Row) -> str:
+        others = ""
+        if math.isfinite(self.chance):
+            others = ", a larger method.objective.koleo_weight, or a lower optim.teacher_temperature"
         return (
             f"the features vary in {row['effective_rank']:.1f} dimensions only (effective rank): images are becoming "
-            "alike to the network; try a larger method.objective.koleo_weight, a smaller optim.base_lr, or a lower "
-            "optim.teacher_temperature"
+            f"alike to the network; try a smaller optim.base_lr{others}"
         )
 
     def _scale_too_small(self, row: Row) -> bool | None:
@@ -209,10 +212,13 @@ class Advisor:
         return None if accuracy is None else accuracy < self._best_knn - FALL
 
     def _say_knn_falling(self, row: Row) -> str:
+        others = ""
+        if math.isfinite(self.chance):
+            others = ", a larger method.objective.koleo_weight, or fewer prototypes (method.dino_head.num_prototypes)"
         return (
             f"k-NN accuracy is falling: {row['knn_top1']:.1f} % now, {self._best_knn:.1f} % at step "
-            f"{self._best_knn_step}; the features get worse while the loss is optimised; try a smaller optim.base_lr, "
-            "a larger method.objective.koleo_weight, or fewer prototypes (method.dino_head.num_prototypes)"
+            f"{self._best_knn_step}; the features get worse while the loss is optimised; try a smaller "
+            f"optim.base_lr{others}"
         )
 
 

@@ -23,7 +23,7 @@ RATE_ROWS = 20
 
 
 class Display:
-    """Shows one run; of several processes, the main one's.
+    """Shows one run, of one student or several; of several processes, the main one's.
 
     On a terminal, the newest numbers stand in a few lines at the bottom, which are redrawn with every row; messages
     scroll above them. Elsewhere each row is printed as one line.
@@ -40,7 +40,7 @@ class Display:
         self.interactive = sys.stdout.isatty() if interactive is None else interactive
         self._console = Console(highlight=False, force_terminal=self.interactive or None)
         self._live: Live | None = None
-        self._row: dict[str, Any] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
         self._times: deque[tuple[int, float]] = deque(maxlen=RATE_ROWS)
 
     def __enter__(self) -> Display:
@@ -62,16 +62,22 @@ class Display:
         self._console.print(grid)
         self._console.print()
 
-    def update(self, row: Mapping[str, Value]) -> None:
-        """Show a row of metrics: of a training step, or of an evaluation."""
-        self._row |= {key: value for key, value in row.items() if value is not None}
+    def update(self, row: Mapping[str, Value], name: str = "") -> None:
+        """Show a row of metrics: of a training step, or of an evaluation; `name` tells several students apart."""
+        shown = self._rows.setdefault(name, {})
+        shown |= {key: value for key, value in row.items() if value is not None}
         step, seconds = row.get("step"), row.get("time")
         if "loss" in row and isinstance(step, int) and isinstance(seconds, int | float):
-            self._times.append((step, seconds))
+            self._remember(step, seconds)
         if self.interactive:
             self._draw()
         elif "loss" in row or accuracy(row):
-            self._lines([self._line(row)])
+            self._lines([self._line(row, name)])
+
+    def _remember(self, step: int, seconds: float) -> None:
+        # Of several students, one row a step tells the time.
+        if not self._times or step > self._times[-1][0]:
+            self._times.append((step, seconds))
 
     def message(self, text: str) -> None:
         """Say something that is not a number."""
@@ -120,21 +126,17 @@ class Display:
             self._live = None
 
     def _view(self) -> RenderableType:
-        step = int(self._row.get("step", 0))
+        step = max((int(row.get("step", 0)) for row in self._rows.values()), default=0)
         head = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=self.total_steps, completed=step, width=30)
         head.add_row(bar, Text(f"{step:,} / {self.total_steps:,}"), Text(f"{step / self.total_steps:.1%}"), self._eta())
-        lines = [cells for cells in (speed(self._row), losses(self._row), optimisation(self._row)) if cells]
-        lines += [cells for cells in (health(self._row) + accuracy(self._row),) if cells]
-        texts = [
-            Text("   ").join(Text.assemble((f"{name} ", "dim"), value) for name, value in cells) for cells in lines
-        ]
+        texts = [text for name, row in self._rows.items() for text in _block(name, row)]
         return Group(Text(""), head, *texts)
 
-    def _line(self, row: Mapping[str, Value]) -> str:
-        parts = [f"step {int(row.get('step') or 0)}/{self.total_steps}"]
+    def _line(self, row: Mapping[str, Value], name: str) -> str:
+        parts = [name, f"step {int(row.get('step') or 0)}/{self.total_steps}"]
         cells = losses(row) + optimisation(row) + speed(row) + accuracy(row)
-        parts += [f"{name} {value}" for name, value in cells]
+        parts += [f"{cell} {value}" for cell, value in cells]
         if "loss" in row:
             parts.append(self._eta())
         return "  ".join(part for part in parts if part)
@@ -147,10 +149,18 @@ class Display:
         print("\n".join(lines), flush=True)
 
 
+def _block(name: str, row: Mapping[str, Any]) -> list[Text]:
+    """The numbers of one student in a few lines, under its name if there are several."""
+    lines = [cells for cells in (speed(row), losses(row), optimisation(row), health(row) + accuracy(row)) if cells]
+    texts = [Text("   ").join(Text.assemble((f"{cell} ", "dim"), value) for cell, value in cells) for cells in lines]
+    return [Text(name, style="bold"), *texts] if name else texts
+
+
 def losses(row: Mapping[str, Any]) -> Cells:
-    """Total loss and its terms."""
-    names = (("loss", "loss"), ("dino", "dino_loss"), ("ibot", "ibot_loss"), ("koleo", "koleo_loss"))
-    return [(name, f"{row[key]:.4f}") for name, key in names if row.get(key) is not None]
+    """Total loss and its terms, whichever the method has."""
+    keys = [key for key in row if key == "loss" or key.endswith("_loss")]
+    names = {key: key.removesuffix("_loss").replace("_", " ") for key in keys}
+    return [(names[key], f"{row[key]:.4f}") for key in keys if row[key] is not None]
 
 
 def optimisation(row: Mapping[str, Any]) -> Cells:
@@ -186,7 +196,12 @@ def health(row: Mapping[str, Any]) -> Cells:
 
 def accuracy(row: Mapping[str, Any]) -> Cells:
     """k-NN accuracies, in percent."""
-    names = (("k-NN %", "knn_top1"), ("untrained", "knn_top1_untrained"), ("raw pixels", "knn_top1_pixels"))
+    names = (
+        ("k-NN %", "knn_top1"),
+        ("untrained", "knn_top1_untrained"),
+        ("raw pixels", "knn_top1_pixels"),
+        ("frozen teacher", "knn_top1_teacher"),
+    )
     return [(name, f"{row[key]:.1f}") for name, key in names if row.get(key) is not None]
 
 

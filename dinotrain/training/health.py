@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from dinotrain.methods.outcome import Observed, Prototypes
+
 RANK_ROWS = 256
 """Rows that `effective_rank` looks at: its cost grows with the cube of their number."""
 
 
-class Health(NamedTuple):
-    """What `health` measures; the names are the keys of `metrics.jsonl`."""
+class PrototypeHealth(NamedTuple):
+    """What teacher and student say of the prototypes; the names are keys of `metrics.jsonl`."""
 
     teacher_entropy: Float[Tensor, ""]
     """nats; 0 when every target is one prototype, ln K when targets say nothing."""
@@ -27,6 +29,11 @@ class Health(NamedTuple):
     """nats; what the student can still learn: the DINO loss less the teacher's entropy."""
     prototypes_used: Float[Tensor, ""]
     """0 to 1; of as many prototypes as the batch could use."""
+
+
+class FeatureHealth(NamedTuple):
+    """How the student's CLS features lie; the names are keys of `metrics.jsonl`."""
+
     feature_std: Float[Tensor, ""]
     """0 when all features are the same, 1 when they are spread evenly."""
     effective_rank: Float[Tensor, ""]
@@ -36,31 +43,24 @@ class Health(NamedTuple):
 
 
 @torch.no_grad()
-def health(
-    *,
-    targets: Float[Tensor, "R K"],
-    student_logits: Float[Tensor, "R K"],
-    student_temperature: float,
-    cls: Float[Tensor, "B D"],
-) -> Health:
-    """All measures of one batch.
+def health(observed: Observed) -> dict[str, Float[Tensor, ""]]:
+    """All measures of one batch; those of the prototypes only where the method has some."""
+    cls = observed.student_cls
+    measures = FeatureHealth(feature_std(cls), effective_rank(cls), nearest_distance(cls))._asdict()
+    if observed.prototypes is None:
+        return measures
+    return prototype_health(observed.prototypes)._asdict() | measures
 
-    Args:
-        targets: teacher probabilities.
-        student_logits: scores of the student for the same rows, before the temperature.
-        student_temperature: what they are divided by.
-        cls: CLS features of the backbone, one row per image (two views of an image would be each other's neighbours).
-    """
-    log_student = F.log_softmax(student_logits.float() / student_temperature, dim=-1)
-    targets = targets.float()
-    return Health(
+
+def prototype_health(seen: Prototypes) -> PrototypeHealth:
+    """The measures of the prototypes."""
+    log_student = F.log_softmax(seen.student_scores.float() / seen.student_temperature, dim=-1)
+    targets = seen.targets.float()
+    return PrototypeHealth(
         teacher_entropy=entropy(targets),
         student_entropy=entropy(log_student.exp()),
         teacher_student_kl=kl_divergence(targets, log_student),
         prototypes_used=prototypes_used(targets),
-        feature_std=feature_std(cls),
-        effective_rank=effective_rank(cls),
-        nearest_distance=nearest_distance(cls),
     )
 
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from dinotrain.data.batch import Batch
 from dinotrain.distributed.world import World
 from dinotrain.errors import UserError
+from dinotrain.methods.frozen_teacher import FrozenTeacher
 from dinotrain.optim.recipe import StepValues
-from dinotrain.training.checkpoint import Checkpointer
 from dinotrain.training.interrupt import Interrupt
-from dinotrain.training.recorder import Evaluated, Recorder
-from dinotrain.training.state import TrainState
-from dinotrain.training.step import NonFiniteError, train_step
-
-Evaluate = Callable[[int], Evaluated]
-"""Evaluates the teacher after a step; all processes together."""
-
+from dinotrain.training.learner import Learner
+from dinotrain.training.meter import Meter
+from dinotrain.training.step import NonFiniteError, StepResult, train_step, watch_step
 
 OUT_OF_MEMORY = (
     "the GPU's memory is full: take a smaller optim.micro_batch (gradients are accumulated, the global batch stays), "
@@ -34,69 +28,88 @@ def due(step: int, every: int | None) -> bool:
 
 
 def train(
-    state: TrainState,
+    learners: Sequence[Learner],
     batches: Iterator[Batch],
     schedules: Callable[[int], StepValues],
     *,
+    teacher: FrozenTeacher | None,
     steps: int,
     micro_batches: int,
     clip_grad: float | None,
     log_every: int,
     checkpoint_every: int,
     evaluate_every: int | None,
-    evaluate: Evaluate,
     world: World,
-    recorder: Recorder,
-    checkpointer: Checkpointer,
     interrupt: Interrupt,
-    run_dir: Path,
 ) -> bool:
-    """Train from `state.step` to `steps`, saving at the end; returns False if asked to stop before.
+    """Train from the step of the student that is behind to `steps`, saving at the end.
+
+    Students that are ahead wait for it. One whose numbers are not finite is given up, and the others go on. Returns
+    False if stopped before, since that was asked for or no student is left.
 
     Raises:
-        UserError: when the loss or a gradient is not finite, or memory is full; nothing was updated then.
+        UserError: when memory is full.
     """
-    stop = False
-    while state.step < steps and not stop:
-        values = schedules(state.step)
+    meter = Meter(world)
+    step, stop = min(learner.state.step for learner in learners), False
+    while step < steps and not stop and any(learner.failure is None for learner in learners):
+        values = schedules(step)
+        active = [learner for learner in learners if learner.failure is None and learner.state.step == step]
+        parts = meter.fetch(batches, micro_batches)
         try:
-            result = train_step(
-                state,
-                recorder.fetch(batches, micro_batches),
-                values,
-                count=micro_batches,
-                clip_grad=clip_grad,
-                rank=world.rank,
-            )
-        except NonFiniteError as error:
-            raise UserError(dump(error, state, values, world, recorder, run_dir)) from error
+            if active:
+                results = train_step(
+                    [learner.state for learner in active],
+                    parts,
+                    values,
+                    count=micro_batches,
+                    clip_grad=clip_grad,
+                    rank=world.rank,
+                    teacher=teacher,
+                )
+            else:
+                assert teacher is not None
+                watch_step(learners[0].state.method, parts, values, teacher)
+                results = []
         except torch.OutOfMemoryError as error:
             raise UserError(OUT_OF_MEMORY) from error
-        last = state.step == steps
-        logged, saved = last or due(state.step, log_every), last or due(state.step, checkpoint_every)
-        if logged:
-            recorder.log(state, result, values)
-        if saved:
-            checkpointer.save(state)
-        if due(state.step, evaluate_every) and not last:
-            recorder.evaluation(evaluate(state.step), state.step)
+        step += 1
+        done = _sort_out(active, results, values, meter, step - 1, alone=len(learners) == 1)
+        last = step == steps
         stop = world.any(interrupt.requested is not None)
-        if stop and not logged:
-            recorder.log(state, result, values)
-        if stop and not saved:
-            checkpointer.save(state)
-    checkpointer.wait()
-    return state.step == steps
+        if stop or last or due(step, log_every):
+            window = meter.read()
+            for learner, result in done:
+                learner.recorder.log(learner.state, result, values, window)
+            meter.restart()
+        for learner, _ in done:
+            if stop or last or due(step, checkpoint_every):
+                learner.checkpointer.save(learner.state)
+            if due(step, evaluate_every) and not last:
+                learner.recorder.evaluation(learner.evaluate(step), step)
+        if due(step, evaluate_every):
+            meter.restart()
+    for learner in learners:
+        learner.checkpointer.wait()
+    return step == steps
 
 
-def dump(
-    error: NonFiniteError, state: TrainState, values: StepValues, world: World, recorder: Recorder, run_dir: Path
-) -> str:
-    """Write down what led to numbers that are not finite; returns what to tell the user."""
-    path = run_dir / f"nonfinite_step_{state.step}_process_{world.rank}.json"
-    seen = {"samples": recorder.names, "last": recorder.last}
-    path.write_text(json.dumps({"error": str(error), "step": state.step, **values._asdict(), **seen}, indent=1))
-    return (
-        f"{error}; nothing was updated; the samples and the last metrics are in {path}; "
-        "a smaller optim.base_lr or runtime.precision=fp32 often helps"
-    )
+def _sort_out(
+    active: Sequence[Learner],
+    results: Sequence[StepResult | NonFiniteError],
+    values: StepValues,
+    meter: Meter,
+    step: int,
+    *,
+    alone: bool,
+) -> list[tuple[Learner, StepResult]]:
+    """The students that were updated; the others are given up, which is said where it does not end the run."""
+    done = []
+    for learner, result in zip(active, results):
+        if isinstance(result, StepResult):
+            done.append((learner, result))
+            continue
+        learner.give_up(result, values, meter.names)
+        if not alone:
+            learner.recorder.warn(f"given up: {result}; the other students go on", step)
+    return done

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from dinotrain.data.batch import Batch, Skipped
+from dinotrain.data.batch import Skipped
 from dinotrain.data.skips import SkipLog
 from dinotrain.distributed.collectives import mean_over_processes
 from dinotrain.distributed.world import World
@@ -19,6 +19,7 @@ from dinotrain.optim.recipe import StepValues
 from dinotrain.training.advice import Advisor
 from dinotrain.training.display import Display
 from dinotrain.training.health import health
+from dinotrain.training.meter import Window
 from dinotrain.training.metrics import MetricsFile
 from dinotrain.training.state import TrainState
 from dinotrain.training.step import StepResult
@@ -42,6 +43,7 @@ class Recorder:
     Args:
         gpu_power: watts that this process's GPU draws; None where that is not known.
         earlier_seconds: time that the run took before it was resumed.
+        name: of the student, where there are several.
     """
 
     def __init__(
@@ -53,59 +55,41 @@ class Recorder:
         trackers: Trackers,
         advisor: Advisor,
         skips: SkipLog,
-        student_temperature: float,
         gpu_power: Callable[[], float | None],
         earlier_seconds: float = 0.0,
+        name: str = "",
     ) -> None:
         self.world, self.metrics, self.display, self.trackers = world, metrics, display, trackers
-        self.advisor, self.skips, self.student_temperature = advisor, skips, student_temperature
+        self.advisor, self.skips, self.name = advisor, skips, name
         self._gpu_power = gpu_power
         self._started = time.monotonic() - earlier_seconds
-        self._skipped: list[Skipped] = []
         self.last: Row = {}
-        self.names: list[str] = []
-        """Of the samples that this process has used in the present step."""
-        self._open_window()
 
     @property
     def seconds(self) -> float:
         """Wall time of the run so far, earlier parts included."""
         return time.monotonic() - self._started
 
-    def fetch(self, batches: Iterator[Batch], count: int) -> Iterator[Batch]:
-        """The micro-batches of a step, each when it is asked for; what it takes is the time the step waits for data."""
-        self.names = []
-        for _ in range(count):
-            before = time.monotonic()
-            batch = next(batches)
-            self._waited += time.monotonic() - before
-            self._images += len(batch.names)
-            self._skipped += batch.skipped
-            self.names += batch.names
-            yield batch
-
-    def log(self, state: TrainState, result: StepResult, values: StepValues) -> None:
+    def log(self, state: TrainState, result: StepResult, values: StepValues, window: Window) -> None:
         """Write the row of a step."""
-        elapsed = max(time.monotonic() - self._window, 1e-9)
-        self._report_skipped()
+        self._report_skipped(window.skipped)
         watts = self._gpu_power()
-        own = result.loss.new_tensor([self._waited / elapsed, watts or 0.0])
+        own = result.loss.new_tensor([window.waited, watts or 0.0])
         means = mean_over_processes(torch.cat([torch.stack([result.loss, *result.terms]), own]))
-        loss, dino, ibot, koleo, waited, mean_watts = means.tolist()
+        loss, *terms, waited, mean_watts = means.tolist()
+        prototypes = result.observed.prototypes is not None
         row: Row = {
             "step": state.step,
             "time": round(self.seconds, 3),
             "loss": loss,
-            "dino_loss": dino,
-            "ibot_loss": ibot,
-            "koleo_loss": koleo,
+            **{f"{name}_loss": value for name, value in zip(result.terms._fields, terms, strict=True)},
             "lr": values.lr,
             "weight_decay": values.weight_decay,
             "momentum": values.momentum,
-            "teacher_temperature": values.teacher_temperature,
-            "last_layer_lr": values.last_layer_lr,
+            "teacher_temperature": values.teacher_temperature if prototypes else None,
+            "last_layer_lr": values.last_layer_lr if prototypes else None,
             **{f"grad_norm_{name}": norm.item() for name, norm in result.grad_norms.items()},
-            "images_per_second": self._images * self.world.size / elapsed,
+            "images_per_second": window.images_per_second,
             "data_wait": waited,
             "memory_gb": peak_memory_gb(self.world.device),
             "gpu_watts": None if watts is None else mean_watts * self.world.size,
@@ -113,32 +97,21 @@ class Recorder:
             "skipped_steps": state.skipped_steps,
             "skipped_files": len(self.skips),
         }
-        row |= self._health(result)
-        self._open_window()
+        row |= {name: float(value) for name, value in health(result.observed).items()}
         self.write(row)
         for text in self.advisor.check(row):
             self.warn(text, state.step)
-
-    def _health(self, result: StepResult) -> Row:
-        seen = result.observed
-        measures = health(
-            targets=seen.targets,
-            student_logits=seen.student_scores,
-            student_temperature=self.student_temperature,
-            cls=seen.student_cls,
-        )
-        return {name: float(value) for name, value in measures._asdict().items()}
 
     def write(self, row: Row) -> None:
         """Add a row to the metrics, the display and the trackers."""
         self.last |= row
         if self.world.main:
             self.metrics.append(row)
-            self.display.update(row)
+            self.display.update(row, self.name)
             self.trackers.log(int(row["step"] or 0), row)
 
     def evaluation(self, found: Evaluated, step: int) -> None:
-        """Write what was measured on the teacher; the time it took does not count as training."""
+        """Write what was measured on the moving average."""
         row: Row = {"step": step, "time": round(self.seconds, 3), "evaluated": 1, **found.numbers}
         self.write(row)
         if self.world.main:
@@ -146,7 +119,6 @@ class Recorder:
                 self.trackers.image(step, "features", picture)
         for text in self.advisor.check(row):
             self.warn(text, step)
-        self._open_window()
 
     def event(self, name: str, step: int) -> None:
         """Note in the metrics that something happened to the run."""
@@ -156,17 +128,12 @@ class Recorder:
     def warn(self, text: str, step: int) -> None:
         """Say a warning and keep it for the report."""
         if self.world.main:
-            self.display.warning(text)
+            self.display.warning(f"{self.name}: {text}" if self.name else text)
             self.metrics.append({"step": step, "time": round(self.seconds, 3), "warning": text})
 
-    def _open_window(self) -> None:
-        self._window, self._images, self._waited = time.monotonic(), 0, 0.0
-
-    def _report_skipped(self) -> None:
-        """Write down broken samples of all processes; stop all of them together when there are too many."""
+    def _report_skipped(self, skipped: list[Skipped]) -> None:
+        """Write down broken samples; stop all processes together when there are too many."""
         problem = ""
-        skipped = [item for part in self.world.gather(self._skipped) for item in part]
-        self._skipped = []
         if self.world.main and skipped:
             try:
                 self.skips.add(skipped)

@@ -1,13 +1,13 @@
-"""Everything that a run is, between two steps."""
+"""Everything that a student is, between two steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dinotrain.methods.self_distillation import SelfDistillation
 from dinotrain.optim.ema import MovingAverage
 
 
@@ -19,12 +19,17 @@ class TrainState:
     """
 
     student: nn.Module
-    teacher: nn.Module
-    method: SelfDistillation
+    ema: nn.Module
+    """The moving average of the student: what is evaluated, and the teacher of self-distillation."""
+    method: Any
+    """Says what the targets are and compares the student with them; several students of a run share it."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: MovingAverage
+    """Moves `ema`."""
     seed: int
+    ema_name: Literal["teacher", "ema"] = "teacher"
+    """What the moving average is called in checkpoints: "ema" where it teaches nobody."""
     step: int = 0
     skipped_steps: int = 0
 
@@ -33,7 +38,7 @@ class TrainState:
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.student.named_parameters()}
         return {
             "student": dict(self.student.named_parameters()),
-            "teacher": dict(self.teacher.named_parameters()),
+            self.ema_name: dict(self.ema.named_parameters()),
             "method": dict(self.method.state_dict()),
             "optimizer": {names[parameter]: dict(state) for parameter, state in self.optimizer.state.items()},
         }

@@ -1,9 +1,10 @@
-"""One training step."""
+"""One training step, of one student or of several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from dinotrain.data.batch import Batch
 from dinotrain.distributed.collectives import max_over_processes
 from dinotrain.distributed.parallelize import gradient_sync
-from dinotrain.methods.self_distillation import Observed, Terms
+from dinotrain.methods.frozen_teacher import FrozenTeacher
+from dinotrain.methods.outcome import Observed, Outcome
 from dinotrain.optim.recipe import StepValues, set_step
 from dinotrain.training.state import TrainState
 
@@ -24,10 +26,11 @@ class NonFiniteError(RuntimeError):
 
 
 class StepResult(NamedTuple):
-    """What a step did; tensors stay on the device until somebody looks."""
+    """What a step did to one student; tensors stay on the device until somebody looks."""
 
     loss: Tensor
-    terms: Terms
+    terms: Any
+    """Means over the micro-batches of the method's loss terms, a named tuple."""
     observed: Observed
     grad_norms: dict[str, Tensor]
     """Before clipping, by child of the student."""
@@ -36,35 +39,91 @@ class StepResult(NamedTuple):
 
 
 def train_step(
-    state: TrainState, batches: Iterable[Batch], values: StepValues, *, count: int, clip_grad: float | None, rank: int
-) -> StepResult:
-    """Forward and backward over `count` micro-batches, one in memory at a time; clip, check, update, move the teacher.
+    states: Sequence[TrainState],
+    batches: Iterable[Batch],
+    values: StepValues,
+    *,
+    count: int,
+    clip_grad: float | None,
+    rank: int,
+    teacher: FrozenTeacher | None = None,
+) -> list[StepResult | NonFiniteError]:
+    """Forward and backward over `count` micro-batches, one in memory at a time; clip, check, update, move the averages.
 
-    Raises:
-        NonFiniteError: before the update, on all processes, where there is no loss scale to lower.
+    All states are students of the same method, at the same step. A frozen teacher looks at each micro-batch once for
+    all of them; without one, each student has its moving average as its teacher. A student whose numbers are not finite
+    is not updated, and gets the error as its result, on all processes; the others are.
     """
-    set_step(state.optimizer, values)
-    losses, terms = [], []
-    outcome = None
+    for state in states:
+        set_step(state.optimizer, values)
+    seen = [_Seen([], []) for _ in states]
     for index, batch in enumerate(batches):
-        torch.manual_seed(draw_seed(state.seed, state.step, index, rank))
-        with gradient_sync(state.student, index == count - 1):
-            outcome = state.method(state.student, state.teacher, batch, values.teacher_temperature)
-            state.scaler.scale(outcome.loss / count).backward()
-        losses.append(outcome.loss.detach())
-        terms.append(outcome.terms)
-    assert outcome is not None
-    loss = torch.stack(losses).mean()
+        shared = None if teacher is None else states[0].method.targets(teacher, batch, values.teacher_temperature)
+        for state, mine in zip(states, seen):
+            torch.manual_seed(draw_seed(state.seed, state.step, index, rank))
+            with gradient_sync(state.student, index == count - 1):
+                mine.add(_backward(state, batch, values, shared, count))
+    results = [_finish(state, mine, clip_grad) for state, mine in zip(states, seen)]
+    # What a method keeps of a frozen teacher's answers moves with the batches, whatever becomes of the students.
+    moved = states if teacher is not None else [state for state, _ in _updated(states, results)]
+    for method in {id(state.method): state.method for state in moved}.values():
+        method.after_step()
+    for state, result in _updated(states, results):
+        if not result.skipped:
+            state.average.update(values.momentum)
+        state.skipped_steps += result.skipped
+        state.step += 1
+    return results
+
+
+def watch_step(method: Any, batches: Iterable[Batch], values: StepValues, teacher: FrozenTeacher) -> None:
+    """A step that all students left have done before: only what the method keeps of the teacher's answers moves."""
+    for batch in batches:
+        method.targets(teacher, batch, values.teacher_temperature)
+    method.after_step()
+
+
+@dataclass
+class _Seen:
+    """What the micro-batches of a step gave; of the observations, which are large, only the last is kept."""
+
+    losses: list[Tensor]
+    terms: list[Any]
+    observed: Observed | None = None
+
+    def add(self, outcome: Outcome) -> None:
+        self.losses.append(outcome.loss.detach())
+        self.terms.append(outcome.terms)
+        self.observed = outcome.observed
+
+
+def _backward(state: TrainState, batch: Batch, values: StepValues, targets: Any, count: int) -> Outcome:
+    """Adds the gradients of one micro-batch."""
+    if targets is None:
+        targets = state.method.targets(state.ema, batch, values.teacher_temperature)
+    outcome = state.method.compare(state.student, targets, batch)
+    state.scaler.scale(outcome.loss / count).backward()
+    return outcome
+
+
+def _finish(state: TrainState, seen: _Seen, clip_grad: float | None) -> StepResult | NonFiniteError:
+    assert seen.observed is not None
+    loss = torch.stack(seen.losses).mean()
     state.scaler.unscale_(state.optimizer)
     norms = clip_gradients(state.student, clip_grad)
-    skipped = _update(state, loss, norms)
-    state.method.after_step()
-    if not skipped:
-        state.average.update(values.momentum)
-    state.skipped_steps += skipped
-    state.step += 1
-    mean_terms = Terms(*(torch.stack(column).mean() for column in zip(*terms)))
-    return StepResult(loss, mean_terms, outcome.observed, norms, skipped)
+    try:
+        skipped = _update(state, loss, norms)
+    except NonFiniteError as error:
+        state.optimizer.zero_grad()
+        return error
+    means = type(seen.terms[0])(*(torch.stack(column).mean() for column in zip(*seen.terms)))
+    return StepResult(loss, means, seen.observed, norms, skipped)
+
+
+def _updated(
+    states: Sequence[TrainState], results: Sequence[StepResult | NonFiniteError]
+) -> list[tuple[TrainState, StepResult]]:
+    return [(state, result) for state, result in zip(states, results) if isinstance(result, StepResult)]
 
 
 def draw_seed(seed: int, step: int, micro: int, rank: int) -> int:
@@ -92,7 +151,6 @@ def _update(state: TrainState, loss: Tensor, norms: dict[str, Tensor]) -> bool:
         return skipped
     finite = torch.isfinite(torch.stack([loss, *norms.values()])).all()
     if max_over_processes((~finite).float()) > 0:
-        state.optimizer.zero_grad()
         raise NonFiniteError(f"the loss or a gradient norm is not finite at step {state.step}")
     state.optimizer.step()
     state.optimizer.zero_grad()

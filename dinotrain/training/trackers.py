@@ -90,7 +90,8 @@ class WandbTracker:
                 mode=mode,
                 dir=str(run_dir),
                 config=_plain(config),
-                settings=self._wandb.Settings(console="off", silent=True),
+                # Several students of one process are several runs at once.
+                settings=self._wandb.Settings(console="off", silent=True, reinit="create_new"),
             )
         except self._wandb.Error as error:
             reason = " ".join(str(error).split())

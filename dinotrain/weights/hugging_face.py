@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dinotrain.errors import UserError
 from dinotrain.weights.architecture import Architecture
 from dinotrain.weights.hugging_face_config import architecture_of, config_of, preprocessor_of
+from dinotrain.weights.safetensors_file import write_safetensors
 from dinotrain.weights.weights import Normalization
 
 OUTSIDE = {
@@ -150,11 +150,7 @@ def write_hugging_face(
     state, config = to_hugging_face(backbone, architecture)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.detach().contiguous() for name, tensor in state.items()},
-        target / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    write_safetensors(target / "model.safetensors", state, {"format": "pt"})
     files = {"config.json": config}
     if architecture.channels == 3:
         files["preprocessor_config.json"] = preprocessor_of(architecture, normalization)

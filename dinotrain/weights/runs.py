@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dinotrain.errors import UserError
@@ -17,6 +15,7 @@ from dinotrain.training.manifest import MANIFEST, checksum, complete_checkpoints
 from dinotrain.weights.architecture import Architecture
 from dinotrain.weights.checkpoint_tensors import CheckpointTensors
 from dinotrain.weights.files import Stored
+from dinotrain.weights.safetensors_file import write_safetensors
 from dinotrain.weights.shapes import Shapes
 from dinotrain.weights.weights import Normalization, Weights
 
@@ -81,12 +80,7 @@ def write_backbone(
     words = {"format": FORMAT, "architecture": json.dumps(vars(architecture))}
     if normalization is not None:
         words["normalization"] = json.dumps(normalization)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file({name: value.detach().contiguous().cpu() for name, value in backbone.items()}, partial, words)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_safetensors(path, backbone, words)
 
 
 def is_export(stored: Stored) -> bool:

@@ -12,7 +12,7 @@ from reference import assert_near
 from spawn import run_processes
 from tiny_training import Options, run_plain, run_sharded
 
-from dinotrain.methods.self_distillation import Outcome
+from dinotrain.methods.outcome import Outcome
 from dinotrain.training.step import NonFiniteError, train_step
 
 
@@ -118,8 +118,11 @@ class Poisoned:
     def __init__(self, method: Any, rank: int) -> None:
         self.method, self.factor = method, torch.inf if rank == 1 else 1.0
 
-    def __call__(self, *args: Any) -> Outcome:
-        outcome = self.method(*args)
+    def targets(self, *args: Any) -> Any:
+        return self.method.targets(*args)
+
+    def compare(self, *args: Any) -> Outcome:
+        outcome = self.method.compare(*args)
         return outcome._replace(loss=outcome.loss * self.factor)
 
     def after_step(self) -> None:
@@ -130,7 +133,7 @@ def _snapshot(s: Any) -> dict[str, Any]:
     moments = [s.optimizer.state[p][key] for p in s.student.parameters() for key in ("exp_avg", "exp_avg_sq", "step")]
     return {
         "student": [training.full(p) for p in s.student.parameters()],
-        "teacher": [training.full(p) for p in s.teacher.parameters()],
+        "teacher": [training.full(p) for p in s.ema.parameters()],
         "moments": [training.full(x) for x in moments],
         "centers": [x.clone() for x in s.method.state_dict().values()],
     }
@@ -143,15 +146,16 @@ def _poisoned_step(rank: int, options: Options) -> dict[str, Any]:
 
     def step(index: int) -> Any:
         parts = training.batches(options, index, rank, 2)
-        return train_step(s, parts, at(index), count=len(parts), clip_grad=options.clip_grad, rank=rank)
+        return train_step([s], parts, at(index), count=len(parts), clip_grad=options.clip_grad, rank=rank)[0]
 
     step(0)
     before, method, error, skipped = _snapshot(s), s.method, "", False
     s.method = Poisoned(method, rank)  # pyright: ignore
-    try:
-        skipped = step(1).skipped
-    except NonFiniteError as caught:
-        error = str(caught)
+    result = step(1)
+    if isinstance(result, NonFiniteError):
+        error = str(result)
+    else:
+        skipped = result.skipped
     s.method = method
     after, scale = _snapshot(s), s.scaler.get_scale()
     last = step(2) if skipped else None

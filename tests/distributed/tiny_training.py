@@ -20,7 +20,7 @@ from dinotrain.models.networks import Networks
 from dinotrain.optim.ema import MovingAverage
 from dinotrain.optim.recipe import OptimizationRecipe
 from dinotrain.training.state import TrainState
-from dinotrain.training.step import train_step
+from dinotrain.training.step import StepResult, train_step
 
 IMAGES = 8
 """In the global batch."""
@@ -98,7 +98,7 @@ def state(options: Options, build: Callable[[int, Options], Networks]) -> TrainS
     )
     return TrainState(
         student=student.train(),
-        teacher=teacher.eval().requires_grad_(False),
+        ema=teacher.eval().requires_grad_(False),
         method=method,
         optimizer=recipe(options).optimizer(student, 2),
         scaler=torch.amp.GradScaler("cpu", enabled=options.precision == "fp16", init_scale=2.0**10),
@@ -144,7 +144,8 @@ def run(rank: int, size: int, options: Options, build: Callable[[int, Options], 
     losses, norms = [], []
     for step in range(options.steps):
         parts = batches(options, step, rank, size)
-        result = train_step(s, parts, values(step), count=len(parts), clip_grad=options.clip_grad, rank=rank)
+        (result,) = train_step([s], parts, values(step), count=len(parts), clip_grad=options.clip_grad, rank=rank)
+        assert isinstance(result, StepResult)
         losses.append(float(mean_over_processes(result.loss.clone())))
         norms.append({name: float(norm) for name, norm in result.grad_norms.items()})
     centers = [center.center for center in (s.method.dino_center, s.method.ibot_center) if center is not None]
@@ -152,7 +153,7 @@ def run(rank: int, size: int, options: Options, build: Callable[[int, Options], 
         "losses": torch.tensor(losses),
         "norms": {name: torch.tensor([norm[name] for norm in norms]) for name in norms[0]},
         "student": parameters(s.student),
-        "teacher": parameters(s.teacher),
+        "teacher": parameters(s.ema),
         "centers": dict(enumerate(centers)),
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_runs import losses, run
+from real_runs import DISTILLED, FEATURES, TEACHER, command_of, losses, run, run_command
 
 from dinotrain.models.attention import available_backends, select_attention
 from dinotrain.models.init import initialize
@@ -65,3 +65,16 @@ def test_xformers_and_sdpa_agree() -> None:
         torch.testing.assert_close(a.patches, b.patches, atol=1e-2, rtol=1e-2)
     for a, b in zip(gradients["sdpa"], gradients["xformers"]):
         torch.testing.assert_close(a, b, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_students_of_a_frozen_teacher_learn_finite_losses(tmp_path: Path, precision: str) -> None:
+    run_command(command_of(*TEACHER, f"output_dir={tmp_path / 'teacher'}"), tmp_path)
+    half = f"runtime.precision={precision}"
+    for name, words in (("prototypes", DISTILLED), ("features", FEATURES)):
+        folder = tmp_path / name
+        given = (f"teacher.weights={tmp_path / 'teacher'}", f"output_dir={folder}", half)
+        run_command(command_of(*words, *given), tmp_path)
+        found = losses(folder)
+        assert len(found) == 6
+        assert all(0 < loss < 100 for loss in found.values())

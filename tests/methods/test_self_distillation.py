@@ -34,9 +34,10 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(targets: str, shared: bool) -
     assert_near(out.loss, expected, 1e-5)
     assert out.loss.requires_grad
     assert not any(term.requires_grad for term in out.terms)
-    assert out.observed.targets.shape == out.observed.student_scores.shape == (8, tiny.PROTOTYPES)
+    assert out.observed.prototypes is not None
+    assert out.observed.prototypes.targets.shape == out.observed.prototypes.student_scores.shape == (8, tiny.PROTOTYPES)
     assert out.observed.student_cls.shape == (4, tiny.DIM)
-    assert_near(out.observed.targets.sum(dim=1), torch.ones(8), 1e-5)
+    assert_near(out.observed.prototypes.targets.sum(dim=1), torch.ones(8), 1e-5)
 
 
 @pytest.mark.parametrize("targets", ["sinkhorn", "centering"])
@@ -88,9 +89,10 @@ def test_views_are_matched_with_other_views_only() -> None:
     batch = tiny.batch(4, local=0)
     same = replace(batch, global_crops=batch.global_crops[:1].expand(2, -1, -1, -1, -1).contiguous())
     out = outcome(same, ibot_weight=0.0, koleo_weight=0.0, targets="centering")
-    first, second = out.observed.targets.chunk(2)
+    assert out.observed.prototypes is not None
+    first, second = out.observed.prototypes.targets.chunk(2)
     assert_near(first, second, 1e-6)
-    entropy = -(first * out.observed.student_scores[:4].div(0.1).log_softmax(dim=1)).sum(dim=1).mean()
+    entropy = -(first * out.observed.prototypes.student_scores[:4].div(0.1).log_softmax(dim=1)).sum(dim=1).mean()
     assert_near(out.terms.dino, entropy, 1e-5)
 
 

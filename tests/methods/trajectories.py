@@ -95,7 +95,7 @@ def build_method(g: Golden) -> SelfDistillation:
 def build_state(g: Golden, student: Networks, teacher: Networks) -> TrainState:
     return TrainState(
         student=student.train(),
-        teacher=teacher.eval().requires_grad_(False),
+        ema=teacher.eval().requires_grad_(False),
         method=build_method(g),
         optimizer=build_recipe(g).optimizer(student, g.size("cfg/depth")),
         scaler=torch.amp.GradScaler("cpu", enabled=False),

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from dinotrain.methods.outcome import Observed, Prototypes
 from dinotrain.training.health import (
     effective_rank,
     entropy,
@@ -76,8 +77,8 @@ def test_nearest_distance_is_on_the_sphere() -> None:
 
 
 def measure(cls: torch.Tensor) -> dict[str, float]:
-    measured = health(targets=random(6, 10).softmax(-1), student_logits=random(6, 10), student_temperature=0.1, cls=cls)
-    return {name: value.item() for name, value in measured._asdict().items()}
+    measured = health(Observed(cls, Prototypes(random(6, 10).softmax(-1), random(6, 10), 0.1)))
+    return {name: value.item() for name, value in measured.items()}
 
 
 def test_health_reports_all_of_them_in_any_precision() -> None:
