@@ -41,6 +41,30 @@ def measure_step(model: str, batch: int, precision: str, attention: str, folder:
     return json.loads(path.read_text()) if path.exists() else {"settings": settings, "error": done.stderr[-2000:]}
 
 
+def measure_students(folder: Path) -> list[dict]:
+    """Three students of a ViT-g together and one by one, by prototypes and by features."""
+    found = []
+    for kind in ([], ["--features"]):
+        path = folder / f"students{''.join(kind)}.json"
+        models = ["--teacher", "vitg14", "--students", "vits14,vitb14,vitl14", "--batch", "16"]
+        settings = [*models, "--precision", "fp16", "--prototypes", "65536", *kind]
+        command = [sys.executable, str(HERE / "students.py"), *settings, "--json", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        print(done.stdout or done.stderr[-2000:], flush=True)
+        error = {"settings": settings, "error": done.stderr[-2000:]}
+        found.append(json.loads(path.read_text()) if path.exists() else error)
+    return found
+
+
+def measure_teacher(folder: Path) -> dict:
+    """The memory that a frozen ViT-g costs."""
+    path = folder / "teacher.json"
+    command = [sys.executable, str(HERE / "step.py"), "--teacher", "vitg14", "--precision", "fp16", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(done.stdout or done.stderr[-2000:], flush=True)
+    return json.loads(path.read_text()) if path.exists() else {"error": done.stderr[-2000:]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for the JSON file")
@@ -57,6 +81,7 @@ def main() -> None:
         print(tests, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         steps = [measure_step(*setting, Path(folder)) for setting in STEPS]
+        students, teacher = measure_students(Path(folder)), measure_teacher(Path(folder))
     name = torch.cuda.get_device_name()
     record = {
         "device": name,
@@ -65,6 +90,8 @@ def main() -> None:
         "seconds": round(time.monotonic() - started),
         "tests": tests,
         "steps": steps,
+        "students": students,
+        "frozen_teacher": teacher,
     }
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"{name.lower().replace(' ', '-')}-{date.today()}.json"

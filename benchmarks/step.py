@@ -2,6 +2,7 @@
 
     python benchmarks/step.py --model vits14 --batch 2
     python benchmarks/step.py --model small --batch 8 --precision bf16 --json out.json
+    python benchmarks/step.py --teacher vitl14 --precision bf16   # only the memory that a frozen teacher costs
 
 All variants run in turn in one process, on the same random images; memory is measured in a process of its own each on
 a CPU. The plain variant loops over crops and over pairs of views, as a textbook would.
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from frozen_teacher import frozen_teacher_memory, words
 from torch import nn
 
 from dinotrain.data.batch import Batch
@@ -96,7 +98,7 @@ def our_step(args: argparse.Namespace, device: torch.device, packed: bool) -> Ca
     recipe = OptimizationRecipe(steps=1000, global_batch=args.batch)
     state = TrainState(
         student=student,
-        teacher=teacher,
+        ema=teacher,
         method=SelfDistillation(num_prototypes=(args.prototypes, args.prototypes)).to(device),
         optimizer=recipe.optimizer(student, student.backbone.depth),
         scaler=torch.amp.GradScaler(device.type, enabled=args.precision == "fp16"),  # pyright: ignore
@@ -104,7 +106,7 @@ def our_step(args: argparse.Namespace, device: torch.device, packed: bool) -> Ca
         seed=0,
     )
     batch = random_batch(args, device, MODELS[args.model].get("patch_size", 14))
-    return lambda: train_step(state, [batch], VALUES, count=1, clip_grad=3.0, rank=0)
+    return lambda: train_step([state], [batch], VALUES, count=1, clip_grad=3.0, rank=0)
 
 
 def plain_step(args: argparse.Namespace, device: torch.device) -> Callable[[], object]:
@@ -228,9 +230,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--teacher", choices=MODELS, help="measure this frozen teacher's memory, and nothing else")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.teacher:
+        found = frozen_teacher_memory(args, MODELS[args.teacher])
+        print(words(args.teacher, args.precision, found))
+        if args.json:
+            args.json.write_text(json.dumps({"torch": torch.__version__, "teacher": args.teacher, **found}, indent=1))
+        return
     memory = (
         {name: peak_memory_mb(args, name) for name in ("packed", "separate", "plain")} if args.device == "cpu" else {}
     )
