@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +18,13 @@ from dinotrain.models.vit import VisionTransformer
 from dinotrain.weights.shapes import Shapes, shapes_of
 
 HEAD_WIDTH = 64
-"""Channels per attention head in all published vision transformers of the family; no tensor shows the number."""
+"""Channels per attention head in most vision transformers, and in all published ones of the family."""
+
+GUESSED_WIDTHS = {*range(64, 1025, 64), 1536}
+"""Where heads are taken to be that wide: no tensor shows their number, and published networks that are 1152, 1280,
+1408 or 1664 wide have 16 heads."""
+
+MOST = (1 << 31) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,25 @@ class Architecture:
     position_resize: Resize
     norm_eps: float = 1e-6
 
+    def __post_init__(self) -> None:
+        """Refuse what no network has, as descriptions in files of other people may say anything.
+
+        Raises:
+            UserError: for a value of another type, or out of range.
+        """
+        sizes = {"image_size": 1, "patch_size": 1, "channels": 1, "embed_dim": 1, "depth": 1, "num_heads": 1}
+        for name, least in {**sizes, "num_registers": 0}.items():
+            got = getattr(self, name)
+            whole = isinstance(got, int) and not isinstance(got, bool)
+            _expect(whole and least <= got <= MOST, name, got, f"a whole number from {least} to {MOST}")
+        for name in ("ffn_ratio", "norm_eps"):
+            got = getattr(self, name)
+            number = isinstance(got, int | float) and not isinstance(got, bool)
+            _expect(number and 0 < got <= MOST, name, got, "a number above 0")
+        _expect(isinstance(self.layer_scale, bool), "layer_scale", self.layer_scale, "true or false")
+        _expect(self.ffn in ("mlp", "swiglu"), "ffn", self.ffn, "mlp or swiglu")
+        _expect(self.position_resize in get_args(Resize), "position_resize", self.position_resize, "scale or size")
+
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `VisionTransformer`."""
         return {**vars(self), "layer_scale": 1.0 if self.layer_scale else None}
@@ -52,11 +78,14 @@ class Architecture:
                 model = VisionTransformer(**self.arguments())
         except ValueError as error:
             raise UserError(str(error).removeprefix("model.")) from error
+        except (RuntimeError, OverflowError, TypeError) as error:  # of torch, for sizes beyond its numbers
+            raise UserError(f"no network can be as large as a {self.brief()}") from error
         return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
     def brief(self) -> str:
         """In words, as a banner says it."""
-        parts = [f"ViT of {self.depth} blocks x {self.embed_dim} channels, patch {self.patch_size}"]
+        heads = f"{self.num_heads} head" + "s" * (self.num_heads > 1)
+        parts = [f"ViT of {self.depth} blocks x {self.embed_dim} channels, {heads}, patch {self.patch_size}"]
         parts += [f"{self.num_registers} registers"] * bool(self.num_registers)
         parts += [self.ffn] * (self.ffn != "mlp")
         return ", ".join(parts)
@@ -86,8 +115,8 @@ class Architecture:
     ) -> Architecture:
         """Read off the shapes of tensors with the names of `VisionTransformer`.
 
-        What no tensor shows must be given or is what the family has: heads of 64 channels, and positions resized as
-        the released weights with and without registers are.
+        What no tensor shows must be given or is what the family has: heads of 64 channels, for the widths where that
+        is the custom (`GUESSED_WIDTHS`), and positions resized as the released weights with and without registers are.
 
         Raises:
             UserError: if these are not the tensors of a vision transformer, or the number of heads can't be told.
@@ -159,12 +188,24 @@ class HeadArchitecture:
         )
 
 
+def guessed_heads(dim: int) -> int | None:
+    """The number of heads that networks of this width have; None where that differs."""
+    return dim // HEAD_WIDTH if dim in GUESSED_WIDTHS else None
+
+
+def _expect(fits: bool, name: str, got: object, expected: str) -> None:
+    if not fits:
+        raise UserError(f"{name}: got {str(got)[:40] if isinstance(got, str) else repr(got)[:40]}, expected {expected}")
+
+
 def _shape(shapes: Shapes, name: str, dims: int) -> tuple[int, ...]:
     if name not in shapes:
         raise UserError(f"no tensor {name}: not the weights of a network that is known here")
     shape = shapes[name]
     if len(shape) != dims:
         raise UserError(f"{name} has shape {list(shape)}, expected {dims} dimensions")
+    if 0 in shape:
+        raise UserError(f"{name} has shape {list(shape)}: it is empty")
     return shape
 
 
@@ -178,19 +219,21 @@ def _grid(backbone: Shapes) -> int:
 
 
 def _count_blocks(backbone: Shapes) -> int:
-    parts = (name.split(".") for name in backbone)
-    numbers = {int(part[1]) for part in parts if part[0] == "blocks" and len(part) > 1 and part[1].isdigit()}
-    depth = max(numbers, default=-1) + 1
-    absent = sorted(set(range(depth)) - numbers)
-    if not depth or absent:
-        raise UserError(f"block {absent[0]} of {depth} is missing" if absent else "there are no blocks.* tensors")
+    matches = (re.match(r"blocks\.([0-9]{1,18})\.", name) for name in backbone)
+    numbers = {int(match[1]) for match in matches if match}
+    if not numbers:
+        raise UserError("there are no blocks.* tensors")
+    depth = max(numbers) + 1
+    absent = next((number for number in range(depth) if number not in numbers), None)
+    if absent is not None:
+        raise UserError(f"block {absent} of {depth} is missing")
     return depth
 
 
 def _heads(dim: int, given: int | None) -> int:
-    if given is None and dim % HEAD_WIDTH:
+    heads = guessed_heads(dim) if given is None else given
+    if heads is None:
         raise UserError(f"the number of attention heads can't be told from {dim} channels: give the key num_heads")
-    heads = dim // HEAD_WIDTH if given is None else given
     if heads < 1 or dim % heads:
         raise UserError(f"num_heads: got {heads}, expected a divisor of the {dim} channels of these weights")
     return heads

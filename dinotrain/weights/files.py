@@ -52,7 +52,8 @@ def read_file(path: Path) -> Stored:
         UserError: in one line without the path, if there is nothing to be read here, or not safely.
     """
     head = _beginning(path)
-    if head.lstrip().startswith(b"{"):
+    # A length may happen to look like text.
+    if not _is_safetensors(head) and head.lstrip().startswith(b"{"):
         return Stored(_read_shards(path))
     return _read_one(path, head)
 
@@ -83,7 +84,14 @@ def _beginning(path: Path) -> bytes:
     return head
 
 
+def _is_safetensors(head: bytes) -> bool:
+    """Whether it begins with a header's length (below 4 GiB) in eight bytes, then the header, as JSON."""
+    return head[4:9] == b"\0\0\0\0{"
+
+
 def _read_one(path: Path, head: bytes) -> Stored:
+    if _is_safetensors(head):
+        return _read_safetensors(path)
     if head.startswith(_LFS):
         raise UserError("a Git LFS pointer, not the weights themselves; fetch them with 'git lfs pull'")
     if head.lstrip().lower().startswith(_WEB_PAGE):
@@ -91,9 +99,6 @@ def _read_one(path: Path, head: bytes) -> Stored:
     if head.startswith(_ZIP):
         _check_archive(path)
         return Stored(_torch_load(path, mmap=True))
-    # A header's length in eight bytes, then the header, as JSON.
-    if head[4:9] == b"\0\0\0\0{":
-        return _read_safetensors(path)
     if head.startswith(_OLD_TORCH):
         return Stored(_torch_load(path, mmap=False))
     if head.startswith(_PICKLE):
@@ -154,7 +159,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
         shard_of = dict(json.loads(path.read_text())["weight_map"])
         shards = sorted(set(shard_of.values()))
         outside = [name for name in shards if Path(name).name != name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError("a JSON file, but not the index of weights in several files (no weight_map)") from error
     absent = [name for name in shards if name in outside or not (path.parent / name).is_file()]
     if absent:

@@ -13,7 +13,7 @@ from dinotrain.errors import UserError
 from dinotrain.models.head import Head
 from dinotrain.models.position import positions_for
 from dinotrain.models.vit import VisionTransformer
-from dinotrain.weights.architecture import Architecture, HeadArchitecture
+from dinotrain.weights.architecture import Architecture, HeadArchitecture, guessed_heads
 from dinotrain.weights.mismatch import Mismatch
 from dinotrain.weights.shapes import Shapes, shapes_of
 
@@ -111,9 +111,11 @@ def _backbone_causes(here: Architecture, there: Architecture) -> list[str]:
     if (here.depth, here.embed_dim) != (there.depth, there.embed_dim):
         name = NAMES.get((there.depth, there.embed_dim))
         known = f" ({name}{there.patch_size})" if name else ""
+        heads = guessed_heads(there.embed_dim)
+        more = f" model.num_heads={heads}" if heads else ""
         causes.append(
             f"these are weights of {there.depth} blocks x {there.embed_dim} channels{known}, the network has "
-            f"{here.depth} x {here.embed_dim}; set model.depth={there.depth} model.embed_dim={there.embed_dim}"
+            f"{here.depth} x {here.embed_dim}; set model.depth={there.depth} model.embed_dim={there.embed_dim}{more}"
         )
     if here.num_registers != there.num_registers:
         many = f"with {there.num_registers} registers" if there.num_registers else "without registers"

@@ -9,7 +9,7 @@ import torch
 
 from dinotrain.errors import UserError
 from dinotrain.models.position import Resize
-from dinotrain.weights.architecture import Architecture
+from dinotrain.weights.architecture import MOST, Architecture
 from dinotrain.weights.weights import Normalization
 
 MODELS = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel", "vit": "ViTModel"}
@@ -60,7 +60,7 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
         UserError: for another model, or one that `VisionTransformer` cannot express.
     """
     kind = config.get("model_type")
-    if kind not in MODELS:
+    if not isinstance(kind, str) or kind not in MODELS:
         raise UserError(f"config.json: model_type: got {kind!r}, expected one of {', '.join(MODELS)}")
     values = {**DEFAULTS, **OF_MODEL[kind], **config}
     if not values["qkv_bias"]:
@@ -158,15 +158,15 @@ def _resize(values: Mapping[str, Any], kind: str) -> Resize:
 
 def _number(values: Mapping[str, Any], key: str) -> float:
     got = values[key]
-    if isinstance(got, bool) or not isinstance(got, int | float) or not 0 < got < float("inf"):
-        raise UserError(f"config.json: {key}: got {got!r}, expected a number above 0")
+    if isinstance(got, bool) or not isinstance(got, int | float) or not 0 < got <= MOST:
+        raise UserError(f"config.json: {key}: got {repr(got)[:40]}, expected a number above 0")
     return float(got)
 
 
 def _whole(values: Mapping[str, Any], key: str, least: int = 1) -> int:
     got = values[key]
-    if isinstance(got, bool) or not isinstance(got, int) or got < least:
-        raise UserError(f"config.json: {key}: got {got!r}, expected a whole number of at least {least}")
+    if isinstance(got, bool) or not isinstance(got, int) or not least <= got <= MOST:
+        raise UserError(f"config.json: {key}: got {repr(got)[:40]}, expected a whole number of at least {least}")
     return got
 
 

@@ -18,7 +18,10 @@ CONTAINERS = {"model", "state_dict", "model_state_dict"}
 PARTS = ("teacher", "student", "ema")
 HEADS = ("dino_head", "ibot_head")
 LEFT_OUT = {"optimizer", "scaler", "fp16_scaler", "lr_scheduler", "dino_loss", "ibot_loss", "ibot_patch_loss"}
+LEFT_OUT |= {"optimizers", "optimizer_states"}
 """State of a training that is no part of its networks (centers, moments)."""
+
+MOST_NAMES = 3
 
 CLASSIFIER = {"head.weight", "head.bias"}
 
@@ -40,7 +43,8 @@ class Networks:
         if self.heads:
             return f"training checkpoint of {family}, {self.part or 'one network'}"
         registers = self.backbone.get("register_tokens")
-        return f"{family} backbone" + (f" with {registers.shape[1]} registers" if registers is not None else "")
+        many = f" with {registers.shape[1]} registers" if registers is not None and registers.dim() == 3 else ""
+        return f"{family} backbone{many}" + (f", {self.part}" if self.part else "")
 
 
 def from_official(tree: Any, part: str | None = None) -> Networks:
@@ -51,15 +55,18 @@ def from_official(tree: Any, part: str | None = None) -> Networks:
         part: "teacher", "student" or "ema"; None for the teacher where there are several.
 
     Raises:
-        UserError: if there are no tensors, or not those of that part.
+        UserError: if there are no tensors, or not those of that part, or others beside those of a part.
     """
-    tensors = _named(tree)
+    tensors = _unpacked(_named(tree))
     found = {name for name in PARTS if any(key.startswith(name + ".") for key in tensors)}
     chosen = _choose(found, part)
     if chosen:
         others = tuple(f"{name}." for name in found - {chosen})
         tensors = {key: value for key, value in tensors.items() if not key.startswith(others)}
+        _refuse_beside(chosen, [key for key in tensors if not key.startswith(chosen + ".")])
         tensors = {key.removeprefix(chosen + "."): value for key, value in tensors.items()}
+    for container in sorted(CONTAINERS & {key.partition(".")[0] for key in tensors if "." in key}):
+        _refuse_beside(container, [key for key in tensors if not key.startswith(container + ".")])
     backbone: dict[str, Tensor] = {}
     heads: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -91,21 +98,36 @@ def to_official(backbone: Mapping[str, Tensor], chunks: int = 0) -> dict[str, Te
 
 
 def _named(tree: Any) -> dict[str, Tensor]:
-    """All tensors by dotted names without wrappers and containers."""
+    """All tensors by dotted names without wrappers."""
     if isinstance(tree, Tensor) or not isinstance(tree, Mapping):
         raise UserError(f"holds one {type(tree).__name__}, expected tensors by name")
     tensors: dict[str, Tensor] = {}
     for path, value in _leaves(tree, ()):
-        parts = [part for part in path if part not in WRAPPERS]
-        while parts[0] in CONTAINERS and len(parts) > 1:
-            del parts[0]
-        name = ".".join(parts)
+        name = ".".join(part for part in path if part not in WRAPPERS)
+        if not name:
+            raise UserError(f"{'.'.join(path)} is a tensor without a name of its own, expected tensors by name")
         if name in tensors:
             raise UserError(f"two tensors are both {name}")
         tensors[name] = value
     if not tensors:
         raise UserError("holds no tensors by name")
     return tensors
+
+
+def _unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the containers that all of them are in."""
+    for container in CONTAINERS:
+        if all(key.startswith(f"{container}.") for key in tensors):
+            return _unpacked({key.removeprefix(f"{container}."): value for key, value in tensors.items()})
+    return tensors
+
+
+def _refuse_beside(chosen: str, others: list[str]) -> None:
+    """Tensors of nobody knows which network must neither be mixed with those of another nor be passed over."""
+    if others:
+        more = f" and {len(others) - MOST_NAMES} more" if len(others) > MOST_NAMES else ""
+        named = ", ".join(others[:MOST_NAMES]) + more
+        raise UserError(f"tensors beside {chosen}: {named}; expected one network, or each under {', '.join(PARTS)}")
 
 
 def _leaves(tree: Mapping, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Tensor]]:
@@ -117,6 +139,14 @@ def _leaves(tree: Mapping, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
             yield inner, value.detach()
         elif isinstance(value, Mapping):
             yield from _leaves(value, inner)
+        elif _holds_tensors(value):
+            raise UserError(f"{'.'.join(inner)} is a {type(value).__name__} of tensors, expected tensors by name")
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_tensors, value.values()))
+    return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(map(_holds_tensors, value)))
 
 
 def _choose(found: set[str], part: str | None) -> str:

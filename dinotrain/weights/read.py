@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dinotrain.errors import UserError
@@ -20,7 +19,8 @@ from dinotrain.weights.mismatch import Mismatch
 from dinotrain.weights.official import from_official
 from dinotrain.weights.runs import EXPORT, find_checkpoint, is_export, read_checkpoint, read_export
 from dinotrain.weights.shapes import shapes_of
-from dinotrain.weights.weights import Normalization, Weights
+from dinotrain.weights.timm_layout import from_timm, is_gated
+from dinotrain.weights.weights import MASK_TOKEN, Weights, read_normalization
 
 HUGGING_FACE = "embeddings.patch_embeddings.projection.weight"
 """How the names of the patch embedding end in all their vision transformers."""
@@ -44,8 +44,10 @@ def read_weights(path: str, *, part: str | None = None, num_heads: int | None = 
     Raises:
         UserError: one line that begins with the path.
     """
+    if not path.strip():
+        raise UserError("nothing given; expected a path")
     try:
-        weights = _read(Path(path).expanduser(), part, num_heads)
+        weights = _read(_expanded(path), part, num_heads)
         own = weights.architecture.num_heads
         if num_heads is not None and num_heads != own:
             raise UserError(f"num_heads: got {num_heads}, but these weights say of themselves that they have {own}")
@@ -53,6 +55,13 @@ def read_weights(path: str, *, part: str | None = None, num_heads: int | None = 
         return replace(weights, path=path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError("no such user") from error
 
 
 def _read(path: Path, part: str | None, num_heads: int | None) -> Weights:
@@ -87,7 +96,8 @@ def _read_folder(folder: Path, part: str | None, num_heads: int | None) -> Weigh
         _refuse(part)
         return _read_hugging_face(folder, read_folder(folder), config)
     weights = _read_state(folder, Stored(read_folder(folder)), part, num_heads)
-    return replace(weights, normalization=_normalization(config.get("pretrained_cfg"), "mean", "std"))
+    words = config.get("pretrained_cfg")
+    return replace(weights, normalization=read_normalization(words, "mean", "std", f"{CONFIG}: pretrained_cfg."))
 
 
 def _read_hugging_face(folder: Path, state: Mapping[str, Tensor], config: dict[str, Any]) -> Weights:
@@ -96,12 +106,15 @@ def _read_hugging_face(folder: Path, state: Mapping[str, Tensor], config: dict[s
     backbone, architecture = from_hugging_face(state, config)
     preprocessor = folder / "preprocessor_config.json"
     words = _json(preprocessor) if preprocessor.exists() else None
+    names = config.get("architectures") or [config["model_type"]]
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise UserError(f"{CONFIG}: architectures: got {names!r}, expected a list of names")
     weights = Weights(
         path=str(folder),
-        layout=f"Hugging Face {(config.get('architectures') or [config['model_type']])[0]}",
+        layout=f"Hugging Face {names[0]}",
         architecture=architecture,
         backbone=backbone,
-        normalization=_normalization(words, "image_mean", "image_std"),
+        normalization=read_normalization(words, "image_mean", "image_std", f"{preprocessor.name}: "),
     )
     return _with_mask_token(weights)
 
@@ -111,8 +124,6 @@ def _read_state(path: Path, stored: Stored, part: str | None, num_heads: int | N
     found = from_official(stored.tree, part)
     backbone, layout = found.backbone, found.layout
     if _is_timm(backbone):
-        from dinotrain.weights.timm_layout import from_timm
-
         backbone, layout = from_timm(backbone), "timm state dict"
     weights = Weights(
         path=str(path),
@@ -127,24 +138,26 @@ def _read_state(path: Path, stored: Stored, part: str | None, num_heads: int | N
 
 def _is_timm(backbone: Mapping[str, Tensor]) -> bool:
     """Whether names or shapes are those of timm where it differs from DINO."""
-    positions = backbone.get("pos_embed", torch.empty(1, 0, 0)).shape[-2]
-    outer, inner = (backbone.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
-    gated = outer is not None and inner is not None and outer.shape[0] == 2 * inner.shape[-1]
+    table = backbone.get("pos_embed")
+    positions = table.shape[1] if table is not None and table.dim() == 3 else 0
     without_cls = positions > 1 and math.isqrt(positions) ** 2 == positions
-    return gated or without_cls or any(TIMM_ONLY.fullmatch(name) for name in backbone)
+    return is_gated(backbone) or without_cls or any(TIMM_ONLY.fullmatch(name) for name in backbone)
 
 
 def _with_mask_token(weights: Weights) -> Weights:
     """Networks that were not trained by masking have none; it plays no part in what they make of whole images."""
-    if "mask_token" in weights.backbone or "cls_token" not in weights.backbone:
+    if MASK_TOKEN in weights.backbone or "cls_token" not in weights.backbone:
         return weights
     token = weights.backbone["cls_token"].new_zeros(1, weights.architecture.embed_dim)
     notes = (*weights.notes, "mask token missing in the file: zeros")
-    return replace(weights, backbone={**weights.backbone, "mask_token": token}, notes=notes)
+    return replace(weights, backbone={**weights.backbone, MASK_TOKEN: token}, notes=notes)
 
 
 def _check(weights: Weights) -> None:
     """Refuse tensors that are not exactly those of a backbone and its heads."""
+    if weights.architecture.depth > len(weights.backbone):  # would take long to build
+        many = f"{weights.architecture.depth} blocks, but {len(weights.backbone)} tensors"
+        raise UserError(f"{weights.layout}: these weights say of themselves that they have {many}")
     mismatch = Mismatch.between(weights.architecture.shapes(), shapes_of(weights.backbone))
     if mismatch:
         raise UserError(f"{weights.layout}: not exactly a {weights.architecture.brief()}: {mismatch.words()}")
@@ -171,14 +184,8 @@ def _config(folder: Path) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         words = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path.name} can't be read ({error})") from error
     if not isinstance(words, dict):
         raise UserError(f"{path.name} can't be read (expected a JSON object)")
     return words
-
-
-def _normalization(words: Any, mean: str, std: str) -> Normalization | None:
-    if not isinstance(words, dict) or not words.get(mean) or not words.get(std):
-        return None
-    return tuple(map(float, words[mean])), tuple(map(float, words[std]))

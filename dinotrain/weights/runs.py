@@ -17,7 +17,7 @@ from dinotrain.weights.checkpoint_tensors import CheckpointTensors
 from dinotrain.weights.files import Stored
 from dinotrain.weights.safetensors_file import write_safetensors
 from dinotrain.weights.shapes import Shapes
-from dinotrain.weights.weights import Normalization, Weights
+from dinotrain.weights.weights import Normalization, Weights, read_normalization
 
 EXPORT = "backbone.safetensors"
 FORMAT = "dinotrain"
@@ -46,10 +46,10 @@ def read_checkpoint(folder: Path, part: str | None = None) -> Weights:
     """
     try:
         manifest = read_manifest(folder)
-        step = int(manifest["numbers"]["step"])
-    except (ValueError, TypeError, KeyError) as error:
+        step, files = int(manifest["numbers"]["step"]), dict(manifest["files"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise UserError(f"{MANIFEST} can't be read, or another version of this trainer wrote it") from error
-    _verify(folder, manifest["files"])
+    _verify(folder, files)
     tensors = CheckpointTensors(folder)
     chosen = _choose([name for name in PARTS if len(tensors.below(f"{name}.backbone."))], part)
     networks = tensors.below(f"{chosen}.")
@@ -61,7 +61,7 @@ def read_checkpoint(folder: Path, part: str | None = None) -> Weights:
         architecture=_architecture(config.get("model"), networks.below("backbone.").shapes),
         backbone=networks.below("backbone."),
         heads={name: head for name, head in heads.items() if len(head)},
-        normalization=_normalization(config.get("data")),
+        normalization=read_normalization(config.get("data"), "mean", "std", "config.yaml: data."),
     )
 
 
@@ -77,7 +77,8 @@ def write_backbone(
         backbone: by the names of `VisionTransformer`; stored in the types they have.
     """
     path = Path(path)
-    words = {"format": FORMAT, "architecture": json.dumps(vars(architecture))}
+    weights = Weights(path=str(path), layout="", architecture=architecture, backbone=backbone)
+    words = {"format": FORMAT, "architecture": json.dumps(vars(architecture)), "content": weights.digest()}
     if normalization is not None:
         words["normalization"] = json.dumps(normalization)
     write_safetensors(path, backbone, words)
@@ -92,22 +93,25 @@ def read_export(path: Path, stored: Stored) -> Weights:
     """What `write_backbone` wrote.
 
     Raises:
-        UserError: if the file says of itself what can't be.
+        UserError: if the file says of itself what can't be, or its numbers are not those that were written.
     """
     words = stored.metadata
     try:
         architecture = Architecture(**json.loads(words["architecture"]))
         mean, std = json.loads(words.get("normalization", "[[], []]"))
-        normalization = (tuple(map(float, mean)), tuple(map(float, std))) if mean else None
-    except (ValueError, TypeError, KeyError) as error:
+        normalization = read_normalization({"mean": mean, "std": std}, "mean", "std")
+    except (UserError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"its description is damaged, or from a newer version of this trainer ({error})") from error
-    return Weights(
+    weights = Weights(
         path=str(path),
         layout="exported backbone of this trainer",
         architecture=architecture,
         backbone=stored.tree,
         normalization=normalization,
     )
+    if words.get("content", "") != weights.digest():
+        raise UserError("damaged: its numbers are not those that were written")
+    return weights
 
 
 def _choose(found: list[str], part: str | None) -> str:
@@ -118,7 +122,7 @@ def _choose(found: list[str], part: str | None) -> str:
     return part or found[0]
 
 
-def _verify(folder: Path, files: dict[str, dict]) -> None:
+def _verify(folder: Path, files: dict[str, Any]) -> None:
     """Compare sizes and checksums of all files with what was written."""
     for name, written in files.items():
         try:
@@ -153,10 +157,7 @@ def _architecture(model: Any, shapes: Shapes) -> Architecture:
             position_resize=model.get("position_resize") or ("size" if registers else "scale"),
             norm_eps=float(model.get("norm_eps", 1e-6)),
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except UserError as error:
+        raise UserError(f"config.yaml does not describe a network: {error}") from error
+    except (KeyError, ValueError, TypeError, IndexError, OverflowError) as error:
         raise UserError(f"config.yaml does not describe a network: {type(error).__name__} {error}") from error
-
-
-def _normalization(data: Any) -> Normalization | None:
-    mean, std = (data.get("mean"), data.get("std")) if isinstance(data, dict) else (None, None)
-    return (tuple(map(float, mean)), tuple(map(float, std))) if mean and std else None

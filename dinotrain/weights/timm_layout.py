@@ -46,7 +46,7 @@ def from_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         UserError: for what `VisionTransformer` cannot express.
     """
     _refuse_unsupported(state)
-    gated = _is_gated(state)
+    gated = is_gated(state)
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         ours = _to_ours(name, gated)
@@ -85,9 +85,12 @@ def _refuse_unsupported(state: Mapping[str, Tensor]) -> None:
             raise UserError(f"a timm model with {what} (no {name}), which the networks here cannot express")
 
 
-def _is_gated(state: Mapping[str, Tensor]) -> bool:
+def is_gated(state: Mapping[str, Tensor]) -> bool:
+    """Whether the first feed-forward layer gives twice what the second takes."""
     first, second = (state.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
-    return first is not None and second is not None and first.shape[0] == 2 * second.shape[-1]
+    if first is None or second is None or not first.dim() or not second.dim():
+        return False
+    return first.shape[0] == 2 * second.shape[-1]
 
 
 def _to_ours(name: str, gated: bool) -> str:

@@ -101,7 +101,12 @@ CAUSES = [
     ({}, {"ffn": "swiglu"}, "the feed-forward kind of these weights is swiglu; set model.ffn=swiglu"),
     ({}, {"ffn_ratio": 2.0}, "the feed-forward ratio of these weights is 2.0; set model.ffn_ratio=2.0"),
     ({}, {"depth": 3}, "weights of 3 blocks x 16 channels, the network has 2 x 16; set model.depth=3"),
-    ({}, {"embed_dim": 24}, "of 2 blocks x 24 channels, the network has 2 x 16; set model.depth=2 model.embed_dim=24"),
+    (
+        {},
+        {"embed_dim": 24},
+        "of 2 blocks x 24 channels, the network has 2 x 16; set model.depth=2 model.embed_dim=24 (",
+    ),
+    ({}, {"embed_dim": 64}, "set model.depth=2 model.embed_dim=64 model.num_heads=1 ("),
 ]
 
 
@@ -116,6 +121,7 @@ def test_several_causes_and_a_size_with_a_name() -> None:
     there = {"embed_dim": 384, "depth": 12, "num_heads": 6, "patch_size": 14, "image_size": 28, "num_registers": 4}
     text = refusal(tiny.backbone(), tensors(**there))
     assert "these are weights of 12 blocks x 384 channels (vits14), the network has 2 x 16" in text
+    assert "set model.depth=12 model.embed_dim=384 model.num_heads=6" in text
     assert "set model.num_registers=4" in text
     assert "set model.patch_size=14" in text
     assert len(text) < 1200

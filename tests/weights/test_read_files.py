@@ -19,7 +19,10 @@ from stored_networks import assert_same
 from torch import Tensor
 
 from dinotrain.errors import UserError
+from dinotrain.weights.hugging_face import write_hugging_face
 from dinotrain.weights.read import read_weights
+from dinotrain.weights.runs import write_backbone
+from dinotrain.weights.timm_layout import to_timm
 
 
 @pytest.fixture
@@ -76,6 +79,38 @@ def test_the_digest_is_that_of_the_values(tmp_path: Path, state: dict[str, Tenso
     for changed in (state | {"norm.bias": state["norm.bias"] + 1e-7}, state | {"norm.bias": state["norm.weight"]}):
         torch.save(changed, tmp_path / "b.pth")
         assert read_weights(str(tmp_path / "b.pth"), num_heads=2).digest() not in digests
+
+
+@pytest.mark.parametrize("format", ["hugging face", "export", "timm", "DINO"])
+@pytest.mark.parametrize("layer_scale", [None, 1.0])
+def test_the_digest_is_the_same_in_every_format(tmp_path: Path, format: str, layer_scale: float | None) -> None:
+    """Some have no mask token."""
+    state = dict(tiny.backbone(layer_scale=layer_scale).state_dict())
+    torch.save(state, tmp_path / "a.pth")
+    weights = read_weights(str(tmp_path / "a.pth"), num_heads=2)
+    folder = tmp_path / "other"
+    folder.mkdir()
+    if format == "hugging face":
+        write_hugging_face(folder, weights.backbone, weights.architecture)
+    elif format == "export":
+        write_backbone(folder / "backbone.safetensors", weights.backbone, weights.architecture)
+    elif format == "timm":
+        save_file(to_timm(weights.backbone, weights.architecture), folder / "model.safetensors")
+        (folder / "config.json").write_text("{}")
+    else:
+        save_file({k: v for k, v in state.items() if k != "mask_token"}, folder / "model.safetensors")
+        (folder / "config.json").write_text("{}")
+    assert read_weights(str(folder), num_heads=2).digest() == weights.digest()
+
+
+def test_a_header_whose_length_looks_like_text(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file(state, path, {"note": ""})
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    wanted = int.from_bytes(b" {", "little")
+    save_file(state, path, {"note": "x" * (wanted - length)})
+    assert path.read_bytes()[:9] == b" {\0\0\0\0\0\0{"
+    assert_same(read_weights(str(path), num_heads=2).backbone, state)
 
 
 def shards(folder: Path, state: dict[str, Tensor], write: Callable[[Any, Path], None], index: str) -> Path:
@@ -223,6 +258,10 @@ def test_other_contents(tmp_path: Path) -> None:
 
 def test_places_without_weights(tmp_path: Path, state: dict[str, Tensor]) -> None:
     assert refusal(tmp_path / "nowhere") == "no such file or folder"
+    for nothing in ("", " "):
+        with pytest.raises(UserError, match=r"^nothing given; expected a path$"):
+            read_weights(nothing)
+    assert refusal(Path("~nobody-of-this-name/a.pth")) == "no such user"
     assert refusal(tmp_path).startswith("nothing that is known here; expected one run with a complete checkpoint, ")
     (tmp_path / "checkpoints" / "step_00000003.tmp").mkdir(parents=True)
     assert refusal(tmp_path).startswith("nothing that is known here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,7 +247,51 @@ def test_nothing_is_read_in_part(golden: Callable[[str], Golden], tmp_path: Path
     head = {"dino_head.last_layer.weight": torch.zeros(4, 3), "dino_head.mlp.0.weight": torch.zeros(3, 3)}
     refused({"teacher": {**prefixed("backbone.", state), **head}}, "last_layer.weight_v")
     refused({"epoch": 3}, "holds no tensors by name")
+    refused({"module": torch.zeros(3)}, "module is a tensor without a name of its own")
+    refused({"model": torch.zeros(3)}, "not the weights of a network that is known here")
+    refused({**state, "extra": [torch.zeros(3)]}, "extra is a list of tensors, expected tensors by name")
+    refused({**state, "extra": {"more": ({"a": torch.zeros(3)},)}}, "extra.more is a tuple of tensors")
+    for shape in ([], [4], [2, 4]):
+        refused({**state, "register_tokens": torch.zeros(shape)}, f"register_tokens has shape {shape}, expected 3")
+        refused({**state, "pos_embed": torch.zeros(shape)}, f"pos_embed has shape {shape}, expected 3 dimensions")
     refused({"weight": torch.zeros(3, 3), "bias": torch.zeros(3)}, "not the weights of a network that is known here")
+
+
+def test_networks_are_not_mixed(golden: Callable[[str], Golden], tmp_path: Path) -> None:
+    g = golden(BACKBONES[0])
+    state = backbone_state(g)
+    other = {name: value + 1 for name, value in state.items()}
+    bare = {name: value for name, value in state.items() if name != "norm.weight"}
+    trees: list[tuple[dict[str, Any], str]] = [
+        ({"ema": state, "model": other}, "tensors beside ema: model."),
+        (
+            {"teacher": prefixed("backbone.", state), "model": prefixed("backbone.", other)},
+            "tensors beside teacher: model",
+        ),
+        ({"teacher": state, **other}, f"tensors beside teacher: {next(iter(other))}, "),
+        ({"teacher": bare, "norm.weight": other["norm.weight"]}, "tensors beside teacher: norm.weight; expected one"),
+        ({"model": bare, "norm.weight": other["norm.weight"]}, "tensors beside model: norm.weight; expected one"),
+        ({"model": bare, "state_dict": {"norm.weight": other["norm.weight"]}}, "beside model: state_dict.norm.weight;"),
+        (
+            {"model": {"teacher": bare}, "teacher": {"norm.weight": other["norm.weight"]}},
+            "beside teacher: model.teacher",
+        ),
+    ]
+    for tree, words in trees:
+        for part in (None, *(name for name in ("teacher", "ema") if name in tree)):
+            with pytest.raises(UserError, match=re.escape(words)):
+                read_weights(save(tmp_path / "a.pth", tree), part=part, num_heads=g.size("cfg/num_heads"))
+
+
+def test_the_part_is_named_without_heads_too(golden: Callable[[str], Golden], tmp_path: Path) -> None:
+    g = golden(WITH_REGISTERS)
+    state = backbone_state(g)
+    other = {name: value + 1 for name, value in state.items()}
+    path = save(tmp_path / "a.pth", {"model": {"student": state, "ema": other}, "optimizers": [{"m": torch.zeros(3)}]})
+    for part, expected in (("ema", other), ("student", state)):
+        weights = read_weights(path, part=part, num_heads=g.size("cfg/num_heads"))
+        assert weights.layout.endswith(f" registers, {part}")
+        assert_same(weights.backbone, {flat_name(name): value for name, value in expected.items()})
 
 
 def test_no_such_part(golden: Callable[[str], Golden], tmp_path: Path) -> None:

@@ -316,3 +316,14 @@ def test_an_export_that_says_what_can_not_be(tmp_path: Path) -> None:
     save_file(stored, path, words | {"architecture": "{"})
     with pytest.raises(UserError, match="its description is damaged"):
         read_weights(str(path))
+
+
+def test_an_export_with_a_flipped_bit(tmp_path: Path) -> None:
+    stored = dict(plain(3).backbone.named_parameters())
+    path = tmp_path / "backbone.safetensors"
+    write_backbone(path, stored, architecture())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"backbone\.safetensors: damaged: its numbers are not those"):
+        read_weights(str(path))
