@@ -55,11 +55,17 @@ def command(run_dir: Path, *overrides: str, processes: int = 1) -> list[str]:
 
 
 def command_of(*words: str, processes: int = 1) -> list[str]:
-    """The training command with these words and no others."""
+    """The training command with these words; of those below, without the model's where students are listed."""
     start = [sys.executable, "-m"]
     if processes > 1:
         start += ["torch.distributed.run", f"--nproc-per-node={processes}", "--standalone", "-m"]
-    return [*start, "dinotrain.train", *words]
+    return [*start, "dinotrain.train", *_without_model(words)]
+
+
+def _without_model(words: Sequence[str]) -> list[str]:
+    several = any(word.startswith("students=") for word in words)
+    ours = [word for word in (*SHORT, *SMALL, *LARGE) if word.startswith("model.")]
+    return [word for word in words if not (several and word in ours)]
 
 
 def environment() -> dict[str, str]:
@@ -194,7 +200,7 @@ def run_here(*words: str, status: int = 0, stop_after: int | None = None, report
                 stack.enter_context(mock.patch("dinotrain.commands.results.write_report", lambda folder: folder))
             if stop_after is not None:
                 stack.enter_context(_terminated_after(stop_after))
-            found = main(words)
+            found = main(_without_model(words))
     finally:
         torch.set_num_threads(threads)
     assert found == status, f"exit status {found}\n{out.getvalue()}\n{err.getvalue()}"

@@ -37,7 +37,7 @@ def banner(entries: Sequence[Entry], plan: Plan, world: World) -> list[tuple[str
         ),
         ("learning rate", f"{recipe.lr:.3g} at the peak ({recipe.base_lr:g} at {recipe.lr_reference_batch}, {rule})"),
         *[("tokens per step", _named(entry, f"{tokens_per_step(entry.settings):,}")) for entry in entries],
-        *[("parameters", _named(entry, _parameters(entry.state))) for entry in entries],
+        *[("parameters", _named(entry, _size(entry) + _parameters(entry.state))) for entry in entries],
         *([("frozen teacher", _teacher(settings, plan))] if settings.teacher is not None else []),
         ("sharding", _sharding(settings, world)),
         ("precision", f"{plan.precision}, master weights fp32"),
@@ -64,6 +64,10 @@ def _teacher(settings: Settings, plan: Plan) -> str:
     count = sum(math.prod(shape) for shape in weights.architecture.shapes().values())
     parts = [f"{weights.path} ({weights.layout})", f"{weights.architecture.brief()}, {count / 1e6:,.1f} M parameters"]
     parts += [f"held in {plan.precision}, sees the global crops in {size} px", *weights.notes]
+    if weights.normalization is None and settings.config.teacher.mean is None:
+        parts.append(
+            "its source does not say how its images were normalised: as ImageNet's (teacher.mean, teacher.std)"
+        )
     return "; ".join(parts)
 
 
@@ -95,7 +99,17 @@ def _seen_by_losses(settings: Settings, plan: Plan, world: World) -> str:
 
 def _parameters(state: TrainState) -> str:
     counts = {name: sum(p.numel() for p in child.parameters()) for name, child in state.student.named_children()}
-    return ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in counts.items())
+    return ", ".join(f"{name} {_count(count)}" for name, count in counts.items())
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:,.1f} M" if number >= 100_000 else f"{number / 1e3:,.1f} K"
+
+
+def _size(entry: Entry) -> str:
+    model = entry.settings.config.model
+    registers = f", {model.num_registers} registers" if model.num_registers else ""
+    return f"{model.depth} blocks x {model.embed_dim} channels, patch {model.patch_size}{registers}: "
 
 
 def _sharding(settings: Settings, world: World) -> str:

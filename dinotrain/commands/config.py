@@ -48,7 +48,21 @@ def compose_config(root: str, overrides: Sequence[str]) -> DictConfig:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, root, overrides)) from None
     check_keys(config, overrides)
+    _check_students(OmegaConf.select(config, "students"), overrides)
     return config
+
+
+def _check_students(students: Any, overrides: Sequence[str]) -> None:
+    """A key of the experiment's model says nothing of students that are other models."""
+    entries = list(students) if OmegaConf.is_list(students) else []
+    if all(isinstance(entry, DictConfig) and "model" not in entry for entry in entries):
+        return
+    for override in overrides:
+        if re.match(r"\+*model[.=]", override) and not override.startswith("model.num_registers="):
+            raise UserError(
+                f"{override}: there are several students; expected it in their list, as in "
+                "'students=[{model: vits14, ffn_ratio: 4.0}]' (model.num_registers is for all)"
+            )
 
 
 def _with_new_keys(override: str) -> str:
@@ -212,6 +226,8 @@ def _suggest(key: str, root: str, overrides: Sequence[str]) -> str:
     node = OmegaConf.select(config, parent) if parent else config
     if not isinstance(node, DictConfig):
         return "see the files in configs/"
+    if key == "weights":
+        return "did you mean teacher.weights (to distil them) or train.start_from (to begin with them)?"
     if key == "data.root":
         return f"{_chosen('data', overrides)} reads no files; add data=folder (or list, shards, parquet ...)"
     return near(name, node, f"{parent}." if parent else "")

@@ -23,9 +23,17 @@ def read_opening(settings: Settings) -> Weights | None:
     if options.start_from is None:
         return None
     try:
-        weights = read_weights(options.start_from, part=options.part, num_heads=config.model.num_heads)
+        weights = read_weights(options.start_from, part=options.part, num_heads=options.num_heads)
     except UserError as error:
         raise UserError(f"train.start_from: {error}") from error
+    theirs = weights.architecture
+    # Of another width, the shapes say better what is wrong.
+    if theirs.embed_dim == config.model.embed_dim and theirs.num_heads != config.model.num_heads:
+        raise UserError(
+            f"train.start_from: {weights.path} has {theirs.num_heads} attention heads, model.num_heads is "
+            f"{config.model.num_heads}; set model.num_heads={theirs.num_heads} (or train.num_heads="
+            f"{config.model.num_heads}, where nothing in the file says its number, and {theirs.num_heads} was a guess)"
+        )
     if options.new_heads or not weights.heads or settings.teacher is not None:
         return weights.without_heads()
     here = {name for name in HEADS if config.method.get(name) is not None}
@@ -81,13 +89,14 @@ def opening_words(settings: Settings, opening: Weights, frozen: int) -> str:
     if theirs.norm_eps != model.norm_eps:
         parts.append(f"trained with model.norm_eps={theirs.norm_eps:g}, here {model.norm_eps:g}")
     if opening.normalization is not None and _far(opening.normalization, settings):
-        parts.append("trained on images normalised otherwise (data.mean, data.std)")
-    parts.append(
-        "with its heads"
-        if opening.heads
-        else f"heads new; backbone frozen for the first {frozen} step{'s' * (frozen != 1)}"
-    )
+        mean, std = (",".join(f"{x:g}" for x in values) for values in opening.normalization)
+        parts.append(f"trained on images normalised otherwise (data.mean=[{mean}] data.std=[{std}])")
+    parts.append("with its heads" if opening.heads else f"heads new; backbone {_frozen(frozen)}")
     return "; ".join(parts)
+
+
+def _frozen(steps: int) -> str:
+    return f"frozen for the first {steps} step{'s' * (steps > 1)}" if steps else "trained from the first step on"
 
 
 def _far(normalization: tuple, settings: Settings) -> bool:

@@ -75,16 +75,20 @@ class EvaluationOptions:
 class StartOptions:
     """Keys `train.*`: weights to begin with instead of random ones, in any format that can be read.
 
-    `part` of one of our runs: teacher, ema or student. Heads are taken from the file, too, unless it has none or
-    `new_heads` is set; new heads are trained alone for the first `freeze_backbone` steps (below 1: share of the run).
+    `part` of one of our runs: teacher, ema or student; `num_heads` of the attention only where the file can't tell.
+    Projection heads are taken from the file, too, unless it has none or `new_heads` is set; new ones are trained alone
+    for the first `freeze_backbone` steps (below 1: share of the run).
     """
 
     start_from: str | None = None
     part: Literal["teacher", "ema", "student"] | None = None
+    num_heads: int | None = None
     new_heads: bool = False
     freeze_backbone: float = 0.02
 
     def __post_init__(self) -> None:
+        if self.num_heads is not None:
+            _at_least(1, "train.num_heads", self.num_heads)
         if not self.freeze_backbone >= 0:
             raise ValueError(f"train.freeze_backbone: got {self.freeze_backbone}, expected 0 or more")
 
@@ -94,19 +98,27 @@ class TeacherOptions:
     """Keys `teacher.*`: the frozen teacher of a distillation.
 
     `weights` in any format that can be read; `part` of one of our runs: teacher, ema or student; `num_heads` only where
-    the file can't tell; `size` in px that it sees the global crops in, null for theirs (or the nearest that fits).
+    the file can't tell; `size` in px that it sees the global crops in, null for theirs, or for the student's patch grid
+    where its patches don't fit them; `mean` and `std` of the images it was trained on, null for what the file says, or
+    else ImageNet's.
     """
 
     weights: str | None = None
     part: Literal["teacher", "ema", "student"] | None = None
     num_heads: int | None = None
     size: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "size"):
             value = getattr(self, name)
             if value is not None:
                 _at_least(1, f"teacher.{name}", value)
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and (len(values) != 3 or (name == "std" and min(values) <= 0)):
+                raise ValueError(f"teacher.{name}: got {list(values)}, expected three numbers, of images in 0..1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from dinotrain.commands.deliver import deliver
 from dinotrain.commands.opening import frozen_steps, read_opening
 from dinotrain.commands.results import conclude
 from dinotrain.commands.resume import checkpoint_to_resume
-from dinotrain.commands.roster import Entry, enter, learners_of, restore
-from dinotrain.commands.settings import Settings
+from dinotrain.commands.roster import Entry, agree, enter, learners_of, restore
+from dinotrain.commands.settings import Settings, check_groups
 from dinotrain.commands.students import student_configs
 from dinotrain.commands.teacher import build_teacher, complete, read_teacher, teacher_size
 from dinotrain.distributed.world import World, join_world
@@ -46,7 +46,8 @@ def pretrain(config: DictConfig) -> None:
         make_folder(settings)
     # Signals are caught once all processes are there: until then there is nothing to save, and nobody to agree with.
     with join_world(device, first.parallel.timeout_minutes) as world, Interrupt() as interrupt:
-        agree(first, world)
+        agree("data.root", first.fingerprint, world)
+        agree("teacher.weights", first.teacher_digest, world)
         plan = settle(students, world, len(os.sched_getaffinity(0)))
         mesh = build_mesh(first, world)
         method = build_method(first.config, first.teacher, world.device)
@@ -60,11 +61,13 @@ def pretrain(config: DictConfig) -> None:
                 attention=plan.attention,
                 device=world.device,
             )
+        students = [settings.without_tensors() for settings in students]
+        del first, settings
         entries = [enter(settings, plan, world, mesh, method) for settings in students]
         restore(entries)
         with ExitStack() as stack:
             interactive = None if world.main else False
-            display = stack.enter_context(Display(first.recipe.steps, interactive=interactive))
+            display = stack.enter_context(Display(students[0].recipe.steps, interactive=interactive))
             learners = learners_of(entries, plan, world, display, teacher, stack)
             if world.main:
                 introduce(entries, plan, world, display)
@@ -77,6 +80,7 @@ def all_settings(config: DictConfig) -> list[Settings]:
     Raises:
         UserError: for a value that is refused, or students and a teacher that don't go together.
     """
+    check_groups(config)
     teacher = read_teacher(config)
     (name, own), *others = student_configs(complete(config, teacher)).items()
     first = Settings.of(own, teacher, name)
@@ -109,26 +113,18 @@ def make_folder(settings: Settings) -> None:
     """Make the run folder.
 
     Raises:
-        UserError: if it can't be made or written to.
+        UserError: if it can't be made or written to, or holds something else than such a run.
     """
+    above, own = settings.run_dir.parent, settings.run_dir / "checkpoints"
+    if settings.student and (above / "checkpoints").exists():
+        raise UserError(f"output_dir: {above} holds a run of a single student; choose another folder for several")
+    if not settings.student and not own.exists() and any(settings.run_dir.glob("*/checkpoints")):
+        raise UserError(f"output_dir: {settings.run_dir} holds the runs of several students; choose another folder")
     try:
         settings.run_dir.mkdir(parents=True, exist_ok=True)
         (settings.run_dir / "config.yaml").open("a").close()
     except OSError as error:
         raise UserError(f"output_dir: can't write to {settings.run_dir} ({error.strerror})") from error
-
-
-def agree(settings: Settings, world: World) -> None:
-    """Make sure that all processes have the same images and the same teacher.
-
-    Raises:
-        UserError: if they don't.
-    """
-    for key, seen in (("data.root", settings.fingerprint), ("teacher.weights", settings.teacher_digest)):
-        found = {str(one) for one in world.gather(seen)}
-        if len(found) > 1:
-            what = "images" if key == "data.root" else "weights"
-            raise UserError(f"{key}: the processes see different {what} there ({', '.join(sorted(found))})")
 
 
 def introduce(entries: Sequence[Entry], plan: Plan, world: World, display: Display) -> None:
@@ -187,7 +183,7 @@ def _train_and_conclude(
     for each in learners:
         _evaluate_at_the_start(each, recipe.steps, config.evaluation.every)
     try:
-        finished = train(
+        train(
             learners,
             iter(build_loader(first, plan, world, start, display.warning)),
             recipe.schedules(frozen_steps=behind.frozen_steps),
@@ -209,10 +205,10 @@ def _train_and_conclude(
         raise
     going = [(entry.settings, each) for entry, each in zip(entries, learners) if each.failure is None]
     for settings, each in going:
-        _end(settings, each, world, finished=finished)
+        _end(settings, each, world)
     if world.main:
-        if not finished and going:
-            step = min(each.state.step for _, each in going)
+        step = min((each.state.step for _, each in going), default=recipe.steps)
+        if step < recipe.steps:
             display.message(f"stopped at step {step} of {recipe.steps}, saved; the same command goes on from here")
         conclude(entries, learners, display)
     failures = [each.failure for each in learners if each.failure is not None]
@@ -220,10 +216,10 @@ def _train_and_conclude(
         raise UserError("; ".join(failures))
 
 
-def _end(settings: Settings, each: Learner, world: World, *, finished: bool) -> None:
+def _end(settings: Settings, each: Learner, world: World) -> None:
     """The last evaluation and the backbone of a student that is done; a word in the records of one that is not."""
     steps, every = settings.recipe.steps, settings.config.evaluation.every
-    if not finished:
+    if each.state.step < steps:
         each.recorder.event("interrupted", each.state.step)
         return
     if owed(each.recorder, steps, steps, every):

@@ -19,7 +19,7 @@ from dinotrain.training.state import TrainState
 
 def conclude(entries: Sequence[Entry], learners: Sequence[Learner], display: Display) -> None:
     """Write `results.json` and `report.html` of each student; print the closing table or how to go on."""
-    rows, reports = [], []
+    rows, reports, found = [], [], {}
     for entry, learner in zip(entries, learners):
         settings = entry.settings
         results = summarize(settings, learner.recorder, learner.state)
@@ -27,10 +27,16 @@ def conclude(entries: Sequence[Entry], learners: Sequence[Learner], display: Dis
         path.write_text(json.dumps(results, indent=1))
         run = RunFolder(settings.run_dir)
         energy = energy_of_run(run)
-        path.write_text(json.dumps(results | {"energy_kwh": energy and energy.kwh}, indent=1))
+        # Time, speed, memory and energy are those of the job, which all students share.
+        together = [each.name for each in learners if each.name]
+        results |= {"energy_kwh": energy and energy.kwh, "students_of_the_job": together or None}
+        path.write_text(json.dumps(results, indent=1))
+        found[settings.student] = results
         reports.append(write_report(settings.run_dir))
         if results["finished"]:
             rows += accuracy_rows(run, results, settings.student, last=learner is learners[-1])
+    if "" not in found:
+        (entries[0].settings.run_dir.parent / "results.json").write_text(json.dumps(found, indent=1))
     if rows:
         display.table("k-NN accuracy (top 1, %)", ["features", "accuracy"], rows)
     for report in reports:

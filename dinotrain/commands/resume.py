@@ -9,6 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from dinotrain.commands.config import differences
+from dinotrain.commands.options import StartOptions, TeacherOptions
 from dinotrain.commands.settings import Settings
 from dinotrain.errors import UserError
 from dinotrain.training.manifest import MANIFEST, checkpoint_step, complete_checkpoints, read_manifest
@@ -95,6 +96,16 @@ def _without_places(config: dict) -> dict:
     return {**config, **{group: without(config.get(group), places) for group, places in PLACES.items()}}
 
 
+def _with_newer_keys(before: dict, now: dict) -> dict:
+    """An older configuration with the groups and keys that came since, which then had no other value than these."""
+    model = {"norm_eps": 1e-6, **before["model"]} if isinstance(before.get("model"), dict) else before.get("model")
+    since = {"train": StartOptions(), "teacher": TeacherOptions()}
+    groups = {
+        name: {"_target_": now[name]["_target_"], **vars(options)} for name, options in since.items() if name in now
+    }
+    return {**groups, **before, "model": model}
+
+
 def _manifest(checkpoint: Path) -> dict[str, Any]:
     try:
         return read_manifest(checkpoint)
@@ -123,7 +134,7 @@ def check_unchanged(settings: Settings, checkpoint: Path) -> None:
     now = OmegaConf.to_container(settings.config, resolve=True)
     assert isinstance(now, dict)
     # Where the images and the teacher lie does not matter, what they are does.
-    changed = differences(_without_places(before), _without_places(now))
+    changed = differences(_without_places(_with_newer_keys(before, now)), _without_places(now))
     manifest = _manifest(checkpoint)
     for what, key, here in (
         ("teacher itself", "teacher", settings.teacher_digest),

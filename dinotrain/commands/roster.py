@@ -36,6 +36,17 @@ from dinotrain.training.state import TrainState
 from dinotrain.training.trackers import Trackers
 
 
+def agree(key: str, seen: str | None, world: World) -> None:
+    """Make sure that all processes have the same there.
+
+    Raises:
+        UserError: if they don't.
+    """
+    found = {str(one) for one in world.gather(seen)}
+    if len(found) > 1:
+        raise UserError(f"{key}: the processes see different things there ({', '.join(sorted(found))})")
+
+
 @dataclass(frozen=True)
 class Entry:
     """A student before anybody looks at its records."""
@@ -59,6 +70,8 @@ def enter(settings: Settings, plan: Plan, world: World, mesh: DeviceMesh, method
     # The main process chooses: what lies in a shared folder may look different elsewhere.
     start = world.gather(checkpoint_to_resume(settings) if world.main else None)[0]
     opening = read_opening(settings) if start is None else None
+    # Each process fills its shards from what it reads itself.
+    agree("train.start_from", opening and opening.digest(), world)
     frozen = frozen_steps(settings, opening) if start is None else recorded_frozen_steps(start)
     state = build_state(settings, plan, world, mesh, method, opening)
     checkpointer = Checkpointer(

@@ -67,7 +67,7 @@ class Settings:
         Raises:
             UserError: for a value that a group refuses, or groups that don't go together.
         """
-        _check_root(config)
+        check_groups(config)
         groups = {group: build(config[group]) for group in OPTION_GROUPS}
         recipe = build(config.optim)
         _check_data(config.data)
@@ -105,6 +105,10 @@ class Settings:
         """
         _check_student(name, config, self.teacher)
         return replace(self, config=config, student=name)
+
+    def without_tensors(self) -> Settings:
+        """The same once the teacher is built, which then need not be held twice."""
+        return replace(self, teacher=self.teacher and self.teacher.without_tensors())
 
     @property
     def run_dir(self) -> Path:
@@ -151,17 +155,29 @@ def _check_data(data: DictConfig) -> None:
         raise UserError(f"data.max_broken: got {share!r}, expected a share in 0..1")
 
 
-def _check_root(config: DictConfig) -> None:
+def check_groups(config: DictConfig) -> None:
+    """Make sure that every group has its keys, before anything is read from them.
+
+    Raises:
+        UserError: for a group that is something else.
+    """
     for key in ("model", "method", "data", "storage", "crops", "augment", "optim", "teacher", *OPTION_GROUPS):
         if not isinstance(config[key], DictConfig):
-            raise UserError(f"{key}: got {config[key]!r}, expected the keys of that group")
-    for key in ("objective", "projection" if teacher_needed(config) == "backbone" else "dino_head"):
-        if config.method.get(key) is None:
-            raise UserError(f"method.{key}: got null, expected its keys")
+            hint = "; did you mean teacher.weights=...?" if key == "teacher" and config[key] else ""
+            raise UserError(f"{key}: got {config[key]!r}, expected the keys of that group{hint}")
+    _check_method(config, "objective")
+    _check_method(config, "projection" if teacher_needed(config) == "backbone" else "dino_head")
+    if config.method.get("ibot_head") is not None:
+        _check_method(config, "ibot_head")
     for key, least in (("seed", 0), ("log_every", 1)):
         value = config[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"{key}: got {value!r}, expected a whole number, at least {least}")
+
+
+def _check_method(config: DictConfig, key: str) -> None:
+    if not isinstance(config.method.get(key), DictConfig):
+        raise UserError(f"method.{key}: got {config.method.get(key)!r}, expected its keys".replace("None", "null"))
 
 
 def _check_student(name: str, config: DictConfig, teacher: Weights | None) -> None:

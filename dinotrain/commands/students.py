@@ -12,10 +12,16 @@ from dinotrain.commands.teacher import teacher_needed
 from dinotrain.commands.usage import config_dir
 from dinotrain.errors import UserError
 
-EXAMPLE = "a list of names such as [vits14, vitb14], or of keys such as [{model: vits14, num_registers: 4}]"
+EXAMPLE = "a list of names such as [vits14, vitb14], or of keys such as [{model: vits14, name: a}, {name: b, depth: 6}]"
+
+RUN_PARTS = ("checkpoints", "pictures", "tensorboard", "wandb")
+"""Folders that a single run has."""
 
 DISTILLED = {"drop_path": 0.0, "ffn": "mlp"}
-"""Of all distilled models (DINOv2 paper, section 5 and appendix B), also where the same model on its own has SwiGLU."""
+"""Of all distilled models (DINOv2 paper, section 5 and appendix B), also where the same model on its own has SwiGLU.
+
+The number of registers is that of the experiment, for all students.
+"""
 
 
 def student_configs(config: DictConfig) -> dict[str, DictConfig]:
@@ -40,36 +46,51 @@ def student_configs(config: DictConfig) -> dict[str, DictConfig]:
             raise UserError(f"{key}: got {value}, but there are several students; expected null")
     found: dict[str, DictConfig] = {}
     for number, entry in enumerate(entries):
-        name, model = _student(f"students[{number}]", entry)
+        name, model = _student(f"students[{number}]", entry, config.model)
         if name in found:
             raise UserError(
                 f"students[{number}]: a second {name}; give one of them another name: {{model: ..., name: ...}}"
             )
-        found[name] = _alone(config, name, model)
+        try:
+            found[name] = _alone(config, name, model)
+        except UserError as error:
+            raise UserError(str(error).replace("model.", f"students[{number}].", 1)) from error
     return found
 
 
-def _student(where: str, entry: Any) -> tuple[str, DictConfig]:
-    """Name and keys of the group `model` of one entry, as distilled students are, unless it says otherwise."""
+def _student(where: str, entry: Any, own: DictConfig) -> tuple[str, DictConfig]:
+    """Name and keys of the group `model` of one entry.
+
+    A named model is as distilled students are, unless the entry says otherwise; without one, the experiment's own model
+    is changed by the entry's keys.
+    """
     if isinstance(entry, str):
         entry = {"model": entry}
-    if not isinstance(entry, dict) or "model" not in entry:
+    if not isinstance(entry, dict) or not isinstance(entry.get("model", ""), str) or not {"model", "name"} & set(entry):
         raise UserError(f"{where}: got {entry!r}, expected {EXAMPLE}")
     keys = {str(key): value for key, value in entry.items()}
-    kind = keys.pop("model")
+    kind = keys.pop("model", None)
     name = str(keys.pop("name", kind))
-    if not name or "/" in name or name.startswith("."):
-        raise UserError(f"{where}.name: got {name!r}, expected a name that a folder can have")
-    files = {path.stem: path for path in (config_dir() / "model").glob("*.yaml")}
-    if kind not in files:
-        raise UserError(f"{where}: got {kind!r}; {near(str(kind), files)}")
-    model = OmegaConf.load(files[kind])
-    assert isinstance(model, DictConfig)
-    known = list(model.keys())
+    if not name or "/" in name or name.startswith(".") or name in RUN_PARTS:
+        raise UserError(f"{where}.name: got {name!r}, expected a name that a folder beside others can have")
+    model = (
+        own if kind is None else OmegaConf.merge(_named(where, kind), DISTILLED, {"num_registers": own.num_registers})
+    )
+    known = [str(key) for key in model]
     unknown = [key for key in keys if key not in known]
     if unknown:
-        raise UserError(f"{where}.{unknown[0]}: no such key of model={kind}; {near(unknown[0], known)}")
-    return name, OmegaConf.merge(model, DISTILLED, keys)  # pyright: ignore
+        raise UserError(f"{where}.{unknown[0]}: no such key of the model; {near(unknown[0], known)}")
+    return name, OmegaConf.merge(model, keys)  # pyright: ignore
+
+
+def _named(where: str, kind: str) -> DictConfig:
+    """A file of configs/model."""
+    files = {path.stem: path for path in (config_dir() / "model").glob("*.yaml")}
+    if kind not in files:
+        raise UserError(f"{where}: got {kind!r}; {near(kind, files)}")
+    model = OmegaConf.load(files[kind])
+    assert isinstance(model, DictConfig)
+    return model
 
 
 def _alone(config: DictConfig, name: str, model: DictConfig) -> DictConfig:

@@ -9,11 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch.distributed.device_mesh import DeviceMesh
 
 from dinotrain.commands.config import HINTS, locate
+from dinotrain.commands.usage import config_dir
 from dinotrain.distributed.parallelize import Precision, materialize, parallelize
 from dinotrain.errors import UserError
 from dinotrain.methods.distillation import Distillation
 from dinotrain.methods.feature_distillation import FeatureDistillation
-from dinotrain.methods.frozen_teacher import FrozenTeacher
+from dinotrain.methods.frozen_teacher import FrozenTeacher, Normalization
 from dinotrain.models.attention import select_attention
 from dinotrain.models.head import Head
 from dinotrain.models.networks import BackboneNetworks, Networks
@@ -59,9 +60,15 @@ def read_teacher(config: DictConfig) -> Weights | None:
     if needed == "heads" and "dino_head" not in weights.heads:
         raise UserError(
             f"teacher.weights: {weights.path} ({weights.layout}) has no heads, so there are no prototypes to distil; "
-            "expected a full checkpoint, or +experiment=distill_features_vits14, which needs a backbone only"
+            f"expected a full checkpoint, or +experiment={_feature_twin(config.name)}, which needs a backbone only"
         )
-    return weights
+    return weights if needed == "heads" else weights.without_heads()
+
+
+def _feature_twin(name: str) -> str:
+    """The experiment that matches features where the named one compares prototypes."""
+    twin = str(name).removesuffix("_reg4").replace("distill_", "distill_features_", 1)
+    return twin if (config_dir() / "experiment" / f"{twin}.yaml").exists() else "distill_features_vits14"
 
 
 def complete(config: DictConfig, teacher: Weights | None) -> DictConfig:
@@ -124,7 +131,8 @@ def check_pair(config: DictConfig, teacher: Weights) -> None:
 def teacher_size(config: DictConfig, teacher: Weights) -> int | None:
     """The side in px in which the teacher sees the global crops; None for their own.
 
-    Its patch grid is the student's where its patches don't fit the crops, and where prototypes are compared.
+    Its patch grid is the student's where its patches don't fit the crops or would be few, and where prototypes are
+    compared.
 
     Raises:
         UserError: for a size that its patches don't fit.
@@ -133,7 +141,8 @@ def teacher_size(config: DictConfig, teacher: Weights) -> int | None:
     size = config.teacher.size
     if size is None:
         same_grid = crop // config.model.patch_size * patch
-        fits = crop % patch == 0 and (teacher_needed(config) == "backbone" or crop == same_grid)
+        # Patches twice as large on a side as the student's still tell it where things are.
+        fits = teacher_needed(config) == "backbone" and crop % patch == 0 and patch <= 2 * config.model.patch_size
         size = crop if fits else same_grid
     elif size % patch:
         near = max(round(size / patch), 1) * patch
@@ -141,6 +150,13 @@ def teacher_size(config: DictConfig, teacher: Weights) -> int | None:
             f"teacher.size: {size} px is not a multiple of the teacher's patches of {patch} px; {near} would be"
         )
     return None if size == crop else size
+
+
+def normalization(config: DictConfig, teacher: Weights) -> Normalization:
+    """What the teacher's images are normalised with: as typed, as its source says, or as ImageNet's."""
+    known = teacher.normalization or IMAGENET
+    mean, std = (typed or own for typed, own in zip((config.teacher.mean, config.teacher.std), known))
+    return list(mean), list(std)
 
 
 def build_teacher(
@@ -177,5 +193,5 @@ def build_teacher(
         networks,
         size=teacher_size(config, weights),
         seen=(list(config.data.mean), list(config.data.std)),
-        wanted=weights.normalization or IMAGENET,
+        wanted=normalization(config, weights),
     )

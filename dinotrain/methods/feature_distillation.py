@@ -96,7 +96,7 @@ class FeatureDistillation(nn.Module):
         )
         loss = self.cls_weight * self._distance(terms.cls_cosine, terms.cls_smooth_l1)
         loss = loss + self.patch_weight * self._distance(terms.patch_cosine, terms.patch_smooth_l1)
-        seen = Observed(tokens.cls[: batch.global_crops.shape[1]].detach(), None)
+        seen = Observed(tokens.cls[: batch.global_crops.shape[1]].detach().clone(), None)
         return Outcome(loss, FeatureDistillationTerms(*(term.detach() for term in terms)), seen)
 
     def _distance(self, cosine: Float[Tensor, ""], smooth_l1: Float[Tensor, ""]) -> Float[Tensor, ""]:

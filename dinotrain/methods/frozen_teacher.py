@@ -31,7 +31,10 @@ class FrozenTeacher:
         self, networks: BackboneNetworks, *, size: int | None, seen: Normalization, wanted: Normalization | None = None
     ) -> None:
         self.networks, self.size = networks, size
-        self._affine = None if wanted is None or _equal(seen, wanted) else _between(seen, wanted)
+        self._affine = None
+        if wanted is not None and not _equal(seen, wanted):
+            device = next(networks.parameters()).device
+            self._affine = tuple(torch.tensor(x, device=device).view(1, -1, 1, 1) for x in _between(seen, wanted))
 
     @torch.no_grad()
     def backbone(self, images: Sequence[Float[Tensor, "_ C _ _"]]) -> list[Tokens]:
@@ -46,7 +49,7 @@ class FrozenTeacher:
 
     def _prepared(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C S S"]:
         if self._affine is not None:
-            scale, shift = (torch.tensor(x, device=images.device).view(1, -1, 1, 1) for x in self._affine)
+            scale, shift = self._affine
             images = images * scale + shift
         patch, side = self.networks.backbone.patch_size, images.shape[-1]
         size = self.size or max(round(side / patch), 1) * patch

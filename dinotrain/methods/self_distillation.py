@@ -101,7 +101,9 @@ class SelfDistillation(nn.Module):
         koleo = sum((koleo_loss(view) for view in global_cls.chunk(views)), zero) if self.koleo_weight else zero
         loss = self.dino_weight * dino + self.ibot_weight * ibot + self.koleo_weight * koleo
         other_view = by_view[:views].flip(0).flatten(0, 1).detach()
-        seen = Observed(global_cls[:images].detach(), Prototypes(targets.cls, other_view, self.student_temperature))
+        seen = Observed(
+            global_cls[:images].detach().clone(), Prototypes(targets.cls, other_view, self.student_temperature)
+        )
         return Outcome(loss, Terms(dino.detach(), ibot.detach(), koleo.detach()), seen)
 
     def _masks(self, batch: Batch) -> Bool[Tensor, "I N"] | None:

@@ -142,6 +142,14 @@ def environment(run: RunFolder) -> str:
         used, carbon = _amount(energy.kwh, "kWh", "Wh"), _amount(energy.co2_kg, "kg", "g")
         footprint = f"{used}, {carbon} CO2 equivalent: {energy.basis}"
         rows.append(("energy, estimated", footprint))
+    teacher = run.results.get("teacher")
+    if isinstance(teacher, dict):
+        rows.append(("frozen teacher", f"{teacher.get('path')}, content {teacher.get('digest')}"))
+    together = run.results.get("students_of_the_job")
+    if together:
+        rows.append(
+            ("students of the job", f"{', '.join(together)}; time, speed, memory and energy are of all together")
+        )
     events = [f"step {row.get('step', '?')}: {row['event']}" for row in run.rows if row.get("event")]
     rows += [("events", ", ".join(events))] if events else []
     rows = [(name, text) for name, text in rows if text]

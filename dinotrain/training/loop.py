@@ -41,18 +41,18 @@ def train(
     evaluate_every: int | None,
     world: World,
     interrupt: Interrupt,
-) -> bool:
+) -> None:
     """Train from the step of the student that is behind to `steps`, saving at the end.
 
-    Students that are ahead wait for it. One whose numbers are not finite is given up, and the others go on. Returns
-    False if stopped before, since that was asked for or no student is left.
+    Students that are ahead wait for it. One whose numbers are not finite is given up, and the others go on. Ends before
+    if asked to, or when no student is left.
 
     Raises:
         UserError: when memory is full.
     """
     meter = Meter(world)
     step, stop = min(learner.state.step for learner in learners), False
-    while step < steps and not stop and any(learner.failure is None for learner in learners):
+    while not stop and any(learner.failure is None and learner.state.step < steps for learner in learners):
         values = schedules(step)
         active = [learner for learner in learners if learner.failure is None and learner.state.step == step]
         parts = meter.fetch(batches, micro_batches)
@@ -77,7 +77,7 @@ def train(
         done = _sort_out(active, results, values, meter, step - 1, alone=len(learners) == 1)
         last = step == steps
         stop = world.any(interrupt.requested is not None)
-        if stop or last or due(step, log_every):
+        if done and (stop or last or due(step, log_every)):
             window = meter.read()
             for learner, result in done:
                 learner.recorder.log(learner.state, result, values, window)
@@ -91,7 +91,6 @@ def train(
             meter.restart()
     for learner in learners:
         learner.checkpointer.wait()
-    return step == steps
 
 
 def _sort_out(

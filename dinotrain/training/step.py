@@ -63,6 +63,7 @@ def train_step(
             torch.manual_seed(draw_seed(state.seed, state.step, index, rank))
             with gradient_sync(state.student, index == count - 1):
                 mine.add(_backward(state, batch, values, shared, count))
+        del shared  # not to be held while the next are made
     results = [_finish(state, mine, clip_grad) for state, mine in zip(states, seen)]
     # What a method keeps of a frozen teacher's answers moves with the batches, whatever becomes of the students.
     moved = states if teacher is not None else [state for state, _ in _updated(states, results)]

@@ -180,8 +180,20 @@ MISTAKES: dict[str, Case] = {
         ["teacher.weights: {backbone}: no teacher here"],
     ),
     "not a part": (DISTILLED, "teacher.weights={run} teacher.part=best", ["teacher.part: got 'best'", "teacher, ema"]),
+    "other attention heads": (
+        TEACHER,
+        "train.start_from={run} model.num_heads=2",
+        ["has 1 attention heads, model.num_heads is 2; set model.num_heads=1"],
+    ),
+    "a path for the group": (DISTILLED, "teacher={run}", ["teacher: got", "did you mean teacher.weights=...?"]),
+    "not the group": (DISTILLED, "weights={run}", ["did you mean teacher.weights", "train.start_from"]),
     "unknown key": (DISTILLED, "teacher.wights={run}", ["teacher.wights", "did you mean teacher.weights"]),
     "students without a teacher": (TEACHER, "students=[vit_tiny]", ["students: several need a frozen teacher"]),
+    "a model's key for several": (
+        DISTILLED,
+        "teacher.weights={run} students=[{STUDENT}] model.ffn_ratio=3.0",
+        ["model.ffn_ratio=3.0: there are several students", "students=[{model:"],
+    ),
     "unknown student": (DISTILLED, "teacher.weights={run} students=[vit_tny]", ["students[0]: got 'vit_tny'; did you"]),
     "student twice": (
         DISTILLED,
@@ -194,7 +206,7 @@ MISTAKES: dict[str, Case] = {
     "unknown key of a student": (
         DISTILLED,
         "teacher.weights={run} students=[{model:vit_tiny,widht:16}]",
-        ["students[0].widht: no such key of model=vit_tiny"],
+        ["students[0].widht: no such key of the model"],
     ),
     "name of a student": (
         DISTILLED,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from real_runs import (
     DISTILLED,
     FEATURES,
     LARGE,
     TEACHER,
     assert_same_run,
+    checkpoint,
     command_of,
     end,
     losses,
@@ -26,6 +29,7 @@ from real_runs import (
     wait_for_step,
 )
 
+from dinotrain.training.manifest import checksum
 from dinotrain.weights.read import read_weights
 
 METHODS = {"distilled": DISTILLED, "featured": FEATURES}
@@ -140,3 +144,22 @@ def test_a_run_without_teacher_does_not_go_on_with_one(teacher: Path, tmp_path: 
     folder = shutil.copytree(teacher, tmp_path / "run")
     line = refused(*DISTILLED, *LARGE, f"teacher.weights={teacher}", f"output_dir={folder}")
     assert "was started with another recipe: the teacher itself: None -> " in line
+
+
+def test_a_run_from_before_there_were_teachers_goes_on(teacher: Path, tmp_path: Path) -> None:
+    """Its configuration lacks the groups and keys that came since."""
+    folder = tmp_path / "run"
+    shutil.copytree(teacher, folder)
+    for step in (4, 6):
+        place = checkpoint(folder, step)
+        config = yaml.safe_load((place / "config.yaml").read_text())
+        del config["train"], config["teacher"], config["students"], config["model"]["norm_eps"]
+        (place / "config.yaml").write_text(yaml.safe_dump(config))
+        known = json.loads((place / "manifest.json").read_text())
+        known["files"]["config.yaml"] = checksum(place / "config.yaml")
+        del known["teacher"], known["frozen_steps"]
+        (place / "manifest.json").write_text(json.dumps(known))
+    shutil.rmtree(checkpoint(folder, 6))
+    printed = run_here(*TEACHER, f"output_dir={folder}")
+    assert "step 4 of 6" in printed.out
+    assert_same_run(folder, teacher)

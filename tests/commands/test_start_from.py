@@ -70,7 +70,7 @@ def test_the_backbone_waits_for_the_heads(begun: tuple[Path, str], backbone: Pat
 def test_it_is_said(begun: tuple[Path, str], backbone: Path) -> None:
     (line,) = (line for line in begun[1].splitlines() if line.startswith("begins with"))
     assert f"{backbone} (exported backbone of this trainer)" in line
-    assert "heads new; backbone frozen for 2 steps" in line
+    assert "heads new; backbone frozen for the first 2 steps" in line
     assert "resized" not in line
 
 
@@ -95,7 +95,7 @@ def test_interrupted_while_the_backbone_waits(begun: tuple[Path, str], backbone:
 
 def test_a_share_of_the_run(backbone: Path, tmp_path: Path) -> None:
     words = (f"train.start_from={backbone}", "train.freeze_backbone=0.5", "optim.steps=4", f"output_dir={tmp_path}")
-    assert "backbone frozen for 2 steps" in run_here(*TEACHER, *AT_ONCE, *words).out
+    assert "backbone frozen for the first 2 steps" in run_here(*TEACHER, *AT_ONCE, *words).out
     before = dict(read_weights(str(backbone)).backbone)
     frozen = [equal(part(stored(tmp_path, step), "student/backbone."), before) for step in (1, 2, 3)]
     assert frozen == [True, True, False]
@@ -103,7 +103,7 @@ def test_a_share_of_the_run(backbone: Path, tmp_path: Path) -> None:
 
 def test_nothing_need_wait(backbone: Path, tmp_path: Path) -> None:
     words = (f"train.start_from={backbone}", "train.freeze_backbone=0", "optim.steps=1", f"output_dir={tmp_path}")
-    assert "backbone frozen for 0 steps" in run_here(*TEACHER, *AT_ONCE, *words).out
+    assert "backbone trained from the first step on" in run_here(*TEACHER, *AT_ONCE, *words).out
     assert not equal(part(stored(tmp_path, 1), "student/backbone."), dict(read_weights(str(backbone)).backbone))
 
 
@@ -171,7 +171,7 @@ def test_other_statistics_of_images_are_mentioned(backbone: Path, tmp_path: Path
 def test_a_student_of_a_frozen_teacher_gets_new_heads(teacher: Path, distilled: Path, tmp_path: Path) -> None:
     words = (f"teacher.weights={teacher}", f"train.start_from={distilled}", "train.freeze_backbone=2", "optim.steps=4")
     done = run_here(*DISTILLED, *AT_ONCE, *words, f"output_dir={tmp_path}")
-    assert "heads new; backbone frozen for 2 steps" in done.out
+    assert "heads new; backbone frozen for the first 2 steps" in done.out
     before = dict(read_weights(str(distilled)).backbone)
     for step in (1, 2, 3):
         held = stored(tmp_path, step)

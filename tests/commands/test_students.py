@@ -81,7 +81,7 @@ def wide_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_is_as_on_its_own(single: dict[str, Path], both: Path) -> None:
-    assert sorted(path.name for path in both.iterdir()) == ["narrow", "wide"]
+    assert sorted(path.name for path in both.iterdir()) == ["narrow", "results.json", "wide"]
     for name, folder in single.items():
         assert_same_run(folder, both / name)
         digests = [read_weights(str(path / "backbone.safetensors")).digest() for path in (folder, both / name)]
@@ -269,3 +269,28 @@ def test_two_processes_learn_as_one(teacher: Path, tmp_path: Path) -> None:
         for number, loss in one.items():
             assert two[number] == pytest.approx(loss, abs=1e-5)
         assert results(tmp_path / "two" / name)["processes"] == 2
+
+
+OWN = "embed_dim: 48, num_heads: 1, image_size: 24"
+
+
+def test_students_made_of_the_model_of_the_experiment(teacher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    lists = f"students=[{{name: same, {OWN}}}, {{name: shallow, depth: 1, {OWN}}}]"
+    run_here(*FEATURES, lists, f"teacher.weights={teacher}", f"output_dir={folder}", "optim.steps=1")
+    kept = {name: yaml.safe_load((folder / name / "config.yaml").read_text())["model"] for name in ("same", "shallow")}
+    assert (kept["same"]["depth"], kept["shallow"]["depth"]) == (3, 1)
+    assert kept["same"] | {"depth": 1} == kept["shallow"]
+    assert kept["same"]["patch_size"] == 8
+    found = results(folder)
+    assert set(found) == {"same", "shallow"}
+    assert found["same"]["students_of_the_job"] == ["same", "shallow"]
+
+
+def test_a_folder_holds_one_kind_of_run(both: Path, teacher: Path, tmp_path: Path) -> None:
+    weights, one = f"teacher.weights={teacher}", f"students=[{{name: a, {OWN}}}]"
+    assert "holds the runs of several students" in refused(*DISTILLED, weights, f"output_dir={both}")
+    run_here(*FEATURES, weights, f"output_dir={tmp_path}", "optim.steps=1")
+    assert "holds a run of a single student" in refused(*FEATURES, weights, one, f"output_dir={tmp_path}")
+    reserved = one.replace("name: a", "name: checkpoints")
+    assert "a folder beside others" in refused(*FEATURES, weights, reserved, f"output_dir={both}")

@@ -80,9 +80,10 @@ class Run:
         return self
 
     def train(self, stop_at: int | None = None, **changes: Any) -> bool:
+        """Whether some student is left, and all that are have come to the end."""
         start = min(state.step for state in self.tiny.states.values())
         settings = {"steps": STEPS, "log_every": 1, "checkpoint_every": 2, "evaluate_every": 2, "clip_grad": 0.5}
-        return train(
+        train(
             list(self.learners.values()),
             self._batches(start, stop_at),
             RECIPE.schedules(),
@@ -92,6 +93,8 @@ class Run:
             interrupt=self.interrupt,
             **{**settings, **changes},
         )
+        left = [learner for learner in self.learners.values() if learner.failure is None]
+        return bool(left) and all(learner.state.step == STEPS for learner in left)
 
     def _batches(self, start: int, stop_at: int | None) -> Iterator[Batch]:
         for step in itertools.count(start):
