@@ -102,7 +102,9 @@ def test_another_teacher_is_refused(
     method: str, teacher: Path, other: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     folder = shutil.copytree(request.getfixturevalue(method), tmp_path / "run")
-    here, there = (read_weights(str(path)).digest() for path in (teacher, other))
+    bare = method == "featured"  # heads are not looked at
+    read = [read_weights(str(path)) for path in (teacher, other)]
+    here, there = ((each.without_heads() if bare else each).digest() for each in read)
     line = refused(*METHODS[method], f"teacher.weights={other}", f"output_dir={folder}")
     assert f"{folder} was started with another recipe: the teacher itself: {here} -> {there}" in line
     assert "resume.allow_changes=true" in line
