@@ -11,7 +11,6 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from dinotrain.commands.build import build
-from dinotrain.commands.opening import begin_with
 from dinotrain.commands.options import RuntimeOptions
 from dinotrain.commands.settings import Settings
 from dinotrain.data.loader import Loader
@@ -150,17 +149,10 @@ def build_mesh(settings: Settings, world: World) -> DeviceMesh:
         raise UserError(str(error)) from error
 
 
-def build_state(
-    settings: Settings, plan: Plan, world: World, mesh: DeviceMesh, method: nn.Module, opening: Weights | None = None
-) -> TrainState:
+def build_state(settings: Settings, plan: Plan, world: World, mesh: DeviceMesh, method: nn.Module) -> TrainState:
     """Student, moving average and optimizer of this process, sharded; the average starts as the student.
 
-    Args:
-        method: shared by the students of a run.
-        opening: weights that the student begins with; None for random ones.
-
-    Raises:
-        UserError: if these do not fit.
+    Students of a run share the method.
     """
     config, parallel, runtime = settings.config, settings.parallel, settings.runtime
     student, ema = (build_networks(config, settings.teacher) for _ in range(2))
@@ -179,8 +171,6 @@ def build_state(
     for networks in (student, ema):
         materialize(networks, world.device)
     student.initialize(config.seed)
-    if opening is not None:
-        begin_with(student, opening)
     average = MovingAverage(ema, student)
     average.copy()
     ema.requires_grad_(False).eval()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Sequence
 
 from dinotrain.commands.settings import Settings
 from dinotrain.errors import UserError
+from dinotrain.models.networks import HEADS
+from dinotrain.training.state import TrainState
 from dinotrain.weights.fit import load_into
 from dinotrain.weights.read import read_weights
 from dinotrain.weights.weights import Weights
-
-HEADS = ("dino_head", "ibot_head")
 
 
 def read_opening(settings: Settings) -> Weights | None:
@@ -46,19 +46,24 @@ def read_opening(settings: Settings) -> Weights | None:
     return weights
 
 
-def begin_with(student: nn.Module, opening: Weights) -> None:
-    """Fill the backbone, and the heads where there are any.
+def begin_with(state: TrainState, opening: Weights) -> list[str]:
+    """Fill the student's backbone, and its heads where there are any; the moving average starts as the student.
+
+    Returns:
+        What was done to the weights, in words.
 
     Raises:
         UserError: if they do not fit.
     """
-    parts = {"backbone": opening.backbone, **opening.heads}
+    parts, done = {"backbone": opening.backbone, **opening.heads}, []
     for name, tensors in parts.items():
         try:
-            load_into(student.get_submodule(name), tensors, path=opening.path, what=name)
+            done += load_into(state.student.get_submodule(name), tensors, path=opening.path, what=name)
         except UserError as error:
             hint = "" if name == "backbone" else "; or leave them where they are: train.new_heads=true"
             raise UserError(f"train.start_from: {error}{hint}") from error
+    state.average.copy()
+    return done
 
 
 def frozen_steps(settings: Settings, opening: Weights | None) -> int:
@@ -70,7 +75,7 @@ def frozen_steps(settings: Settings, opening: Weights | None) -> int:
     if opening is None or opening.heads:
         return 0
     value, steps = settings.train.freeze_backbone, settings.recipe.steps
-    found = round(value * steps) if value < 1 else round(value)
+    found = settings.recipe.in_steps(value)
     if found >= max(steps, 2):
         raise UserError(
             f"train.freeze_backbone: got {value:g}, expected a share of the run below 1, or less than optim.steps = "
@@ -79,13 +84,10 @@ def frozen_steps(settings: Settings, opening: Weights | None) -> int:
     return found
 
 
-def opening_words(settings: Settings, opening: Weights, frozen: int) -> str:
-    """What the banner says of it."""
+def opening_words(settings: Settings, opening: Weights, done: Sequence[str], frozen: int) -> str:
+    """What the banner says of it; `done` is what was done to the weights."""
     model, theirs = settings.config.model, opening.architecture
-    parts = [f"{opening.path} ({opening.layout})", *opening.notes]
-    if theirs.image_size // theirs.patch_size != model.image_size // model.patch_size:
-        sides = (theirs.image_size // theirs.patch_size, model.image_size // model.patch_size)
-        parts.append("position embeddings resized from {0}x{0} to {1}x{1}".format(*sides))
+    parts = [f"{opening.path} ({opening.layout})", *opening.notes, *done]
     if theirs.norm_eps != model.norm_eps:
         parts.append(f"trained with model.norm_eps={theirs.norm_eps:g}, here {model.norm_eps:g}")
     if opening.normalization is not None and _far(opening.normalization, settings):

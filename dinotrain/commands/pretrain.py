@@ -28,6 +28,7 @@ from dinotrain.training.interrupt import Interrupt
 from dinotrain.training.learner import Learner
 from dinotrain.training.loop import due, train
 from dinotrain.training.recorder import Recorder
+from dinotrain.weights.weights import Weights
 
 
 def pretrain(config: DictConfig) -> None:
@@ -40,8 +41,7 @@ def pretrain(config: DictConfig) -> None:
     first = students[0]
     device = choose_device(first.runtime.device)
     # What is wrong with these is said before anything starts.
-    for settings in students:
-        check(settings)
+    openings = [check(settings) for settings in students]
     for settings in students:
         make_folder(settings)
     # Signals are caught once all processes are there: until then there is nothing to save, and nobody to agree with.
@@ -63,7 +63,8 @@ def pretrain(config: DictConfig) -> None:
             )
         students = [settings.without_tensors() for settings in students]
         del first, settings
-        entries = [enter(settings, plan, world, mesh, method) for settings in students]
+        entries = [enter(settings, opening, plan, world, mesh, method) for settings, opening in zip(students, openings)]
+        del openings
         restore(entries)
         with ExitStack() as stack:
             interactive = None if world.main else False
@@ -92,8 +93,8 @@ def all_settings(config: DictConfig) -> list[Settings]:
     return students
 
 
-def check(settings: Settings) -> None:
-    """Look for what is wrong with a student.
+def check(settings: Settings) -> Weights | None:
+    """Look for what is wrong with a student; returns what it is to begin with, if it does not go on.
 
     Raises:
         UserError: with its name, where there are several.
@@ -101,8 +102,9 @@ def check(settings: Settings) -> None:
     try:
         build_networks(settings.config, settings.teacher)
         build_method(settings.config, settings.teacher, torch.device("meta"))
-        if checkpoint_to_resume(settings) is None:
-            frozen_steps(settings, read_opening(settings))
+        opening = read_opening(settings) if checkpoint_to_resume(settings) is None else None
+        frozen_steps(settings, opening)
+        return opening
     except UserError as error:
         if settings.student:
             raise UserError(f"students: {settings.student}: {error}") from error

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from dinotrain.commands.assembly import Plan, build_state
 from dinotrain.commands.config import without_secrets
-from dinotrain.commands.opening import frozen_steps, opening_words, read_opening
+from dinotrain.commands.opening import begin_with, frozen_steps, opening_words
 from dinotrain.commands.parameter_table import parameter_table
 from dinotrain.commands.resume import checkpoint_to_resume, record, recorded_frozen_steps
 from dinotrain.commands.settings import Settings
@@ -34,6 +34,7 @@ from dinotrain.training.metrics import MetricsFile
 from dinotrain.training.recorder import Recorder
 from dinotrain.training.state import TrainState
 from dinotrain.training.trackers import Trackers
+from dinotrain.weights.weights import Weights
 
 
 def agree(key: str, seen: str | None, world: World) -> None:
@@ -61,19 +62,24 @@ class Entry:
     """What it began with, in words; None for random weights, and for a student that goes on."""
 
 
-def enter(settings: Settings, plan: Plan, world: World, mesh: DeviceMesh, method: nn.Module) -> Entry:
-    """Build a student, and choose the checkpoint that it goes on from.
+def enter(
+    settings: Settings, opening: Weights | None, plan: Plan, world: World, mesh: DeviceMesh, method: nn.Module
+) -> Entry:
+    """Build a student, and choose the checkpoint that it goes on from; without one it begins with `opening`.
 
     Raises:
-        UserError: if what it is to begin with can't be read or does not fit.
+        UserError: if what it is to begin with does not fit, or differs between processes.
     """
     # The main process chooses: what lies in a shared folder may look different elsewhere.
     start = world.gather(checkpoint_to_resume(settings) if world.main else None)[0]
-    opening = read_opening(settings) if start is None else None
+    opening = opening if start is None else None
     # Each process fills its shards from what it reads itself.
     agree("train.start_from", opening and opening.digest(), world)
     frozen = frozen_steps(settings, opening) if start is None else recorded_frozen_steps(start)
-    state = build_state(settings, plan, world, mesh, method, opening)
+    state = build_state(settings, plan, world, mesh, method)
+    words = None
+    if opening is not None:
+        words = opening_words(settings, opening, begin_with(state, opening), frozen)
     checkpointer = Checkpointer(
         settings.run_dir / "checkpoints",
         world,
@@ -82,7 +88,6 @@ def enter(settings: Settings, plan: Plan, world: World, mesh: DeviceMesh, method
         config=settings.text,
         record=record(settings, start, frozen),
     )
-    words = opening and opening_words(settings, opening, frozen)
     return Entry(settings, state, checkpointer, start, frozen, words)
 
 

@@ -17,16 +17,12 @@ from dinotrain.methods.feature_distillation import FeatureDistillation
 from dinotrain.methods.frozen_teacher import FrozenTeacher, Normalization
 from dinotrain.models.attention import select_attention
 from dinotrain.models.head import Head
-from dinotrain.models.networks import BackboneNetworks, Networks
+from dinotrain.models.networks import HEADS, BackboneNetworks, Networks
 from dinotrain.models.vit import VisionTransformer
 from dinotrain.weights.architecture import HeadArchitecture
 from dinotrain.weights.fit import load_into
 from dinotrain.weights.read import read_weights
-from dinotrain.weights.weights import Weights
-
-HEAD_NAMES = ("dino_head", "ibot_head")
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What images are normalised with where weights say nothing: all public DINO and DINOv2 weights were."""
+from dinotrain.weights.weights import IMAGENET, Weights
 
 
 def teacher_needed(config: DictConfig) -> Literal["heads", "backbone"] | None:
@@ -81,7 +77,7 @@ def complete(config: DictConfig, teacher: Weights | None) -> DictConfig:
         return config
     completed = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     assert isinstance(completed, DictConfig)
-    for name in HEAD_NAMES:
+    for name in HEADS:
         tensors = teacher.heads.get(name)
         completed.method[name] = None if tensors is None else _head(config.method[name], tensors, f"method.{name}")
     return completed

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+from dinotrain.models.shards import write_whole
 
 Fill = Callable[[Tensor, Generator], Tensor]
 
@@ -88,10 +89,6 @@ def initialize(model: nn.Module, seed: int, values: InitialValues, *, name: str 
 
 
 def _fill(parameter: Tensor, fill: Fill, seed: int) -> None:
-    sharded = parameter if isinstance(parameter, DTensor) else None
-    local = sharded.to_local() if sharded is not None else parameter
-    full = torch.empty(parameter.shape, device=local.device)
-    fill(full, torch.Generator(device=local.device).manual_seed(seed))
-    if sharded is not None:
-        full = distribute_tensor(full, sharded.device_mesh, sharded.placements, src_data_rank=None).to_local()
-    local.copy_(full)
+    full = torch.empty(parameter.shape, device=parameter.device)
+    fill(full, torch.Generator(device=parameter.device).manual_seed(seed))
+    write_whole(parameter, full)

@@ -13,6 +13,9 @@ from dinotrain.models.init import initialize
 from dinotrain.models.projection import Projection
 from dinotrain.models.vit import VisionTransformer
 
+HEADS = ("dino_head", "ibot_head")
+"""The children of `Networks` that give prototype scores; the second only where patches have prototypes of their own."""
+
 
 class Scores(NamedTuple):
     """Prototype scores of CLS tokens and of patch tokens."""

@@ -103,7 +103,7 @@ class OptimizationRecipe:
         for name in ("warmup", "freeze_last_layer", "teacher_temperature_warmup"):
             value = getattr(self, name)
             right = f"a share of the run below 1, or less than optim.steps = {self.steps}"
-            _check(value >= 0 and self._length(value) < max(self.steps, 2), name, value, right)
+            _check(value >= 0 and self.in_steps(value) < max(self.steps, 2), name, value, right)
 
     @property
     def lr(self) -> float:
@@ -111,18 +111,19 @@ class OptimizationRecipe:
         ratio = self.global_batch / self.lr_reference_batch
         return self.base_lr * {"sqrt": math.sqrt(ratio), "linear": ratio, "none": 1.0}[self.lr_rule]
 
-    def _length(self, value: float) -> int:
+    def in_steps(self, value: float) -> int:
+        """A length in steps, given as a share of the run (below 1) or as a number of steps."""
         return round(value * self.steps) if value < 1 else round(value)
 
     def schedules(self, *, frozen_steps: int = 0) -> Callable[[int], StepValues]:
         """The values for a step, counted from 0; in the first `frozen_steps` the backbone does not learn."""
-        lr = Cosine(self.lr, self.min_lr, self.steps, warmup=self._length(self.warmup))
+        lr = Cosine(self.lr, self.min_lr, self.steps, warmup=self.in_steps(self.warmup))
         weight_decay = Cosine(self.weight_decay, self.weight_decay_end, self.steps)
         momentum = Cosine(self.momentum, self.momentum_end, self.steps)
         temperature = Warmup(
-            self.teacher_temperature_start, self.teacher_temperature, self._length(self.teacher_temperature_warmup)
+            self.teacher_temperature_start, self.teacher_temperature, self.in_steps(self.teacher_temperature_warmup)
         )
-        last_layer_lr = Delayed(lr, until=self._length(self.freeze_last_layer))
+        last_layer_lr = Delayed(lr, until=self.in_steps(self.freeze_last_layer))
         return lambda step: StepValues(
             lr(step),
             weight_decay(step),

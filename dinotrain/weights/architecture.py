@@ -244,13 +244,18 @@ def _feedforward(backbone: Shapes, dim: int) -> tuple[Literal["mlp", "swiglu"], 
     swiglu = "blocks.0.mlp.w12.weight" in backbone
     if not swiglu:
         hidden = _shape(backbone, "blocks.0.mlp.fc1.weight", 2)[0]
-        exact = hidden / dim
-        return "mlp", exact if int(dim * exact) == hidden else (hidden + 0.5) / dim
+        return "mlp", mlp_ratio(hidden, dim)
     width = _shape(backbone, "blocks.0.mlp.w12.weight", 2)[0] // 2
     if width % 8:
         raise UserError(f"SwiGLU layers {width} wide: expected a multiple of 8")
     candidates = [4.0, *(quarter / 4 for quarter in range(1, 33)), 1.5 * width / dim]
     return "swiglu", next(ratio for ratio in candidates if _swiglu_width(int(dim * ratio)) == width)
+
+
+def mlp_ratio(hidden: int, dim: int) -> float:
+    """A ratio that gives this hidden width, whichever way it is rounded."""
+    exact = hidden / dim
+    return exact if int(dim * exact) == hidden else (hidden + 0.5) / dim
 
 
 def _swiglu_width(hidden: int) -> int:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dinotrain.errors import UserError
 from dinotrain.models.head import Head
 from dinotrain.models.position import positions_for
+from dinotrain.models.shards import write_whole
 from dinotrain.models.vit import VisionTransformer
 from dinotrain.weights.architecture import Architecture, HeadArchitecture, guessed_heads
 from dinotrain.weights.mismatch import Mismatch
@@ -56,7 +56,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, path: str, wh
         value = tensors[name]
         if grids and name == POSITIONS and isinstance(module, VisionTransformer):
             value = positions_for(value.float(), grids[1], grids[1], module.position_resize)
-        _write(parameter, value)
+        write_whole(parameter, value)
     return (f"position embeddings resized from {grids[0]}x{grids[0]} to {grids[1]}x{grids[1]}",) if grids else ()
 
 
@@ -82,14 +82,6 @@ def _check_values(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor
             )
         if not torch.isfinite(value.to(parameter.dtype)).all():
             raise UserError(f"{what}: {name} holds numbers too large for {parameter.dtype}; use bf16 or fp32")
-
-
-def _write(parameter: Tensor, value: Tensor) -> None:
-    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-    full = value.to(device=local.device, dtype=local.dtype)
-    if isinstance(parameter, DTensor):
-        full = distribute_tensor(full, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
-    local.copy_(full)
 
 
 def _causes(module: nn.Module, wanted: Shapes, found: Shapes, what: str) -> list[str]:

@@ -9,8 +9,8 @@ import torch
 
 from dinotrain.errors import UserError
 from dinotrain.models.position import Resize
-from dinotrain.weights.architecture import MOST, Architecture
-from dinotrain.weights.weights import Normalization
+from dinotrain.weights.architecture import MOST, Architecture, mlp_ratio
+from dinotrain.weights.weights import IMAGENET, Normalization
 
 MODELS = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel", "vit": "ViTModel"}
 """model_type -> class of transformers."""
@@ -37,8 +37,6 @@ OF_MODEL: dict[str, dict[str, Any]] = {
     },
     "vit": {"patch_size": 16, "layer_norm_eps": 1e-12, "intermediate_size": 3072},
 }
-
-IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 CROP_FRACTION = 0.875
 """Of the short side, as in the evaluation: 224 of 256."""
@@ -144,9 +142,7 @@ def _feedforward(values: Mapping[str, Any], kind: str, dim: int) -> tuple[Litera
         raise UserError(f"config.json: hidden_act: got {values['hidden_act']!r}, expected 'gelu'")
     if kind != "vit":
         return "mlp", _number(values, "mlp_ratio")
-    hidden = _whole(values, "intermediate_size")
-    exact = hidden / dim
-    return "mlp", exact if int(dim * exact) == hidden else (hidden + 0.5) / dim
+    return "mlp", mlp_ratio(_whole(values, "intermediate_size"), dim)
 
 
 def _resize(values: Mapping[str, Any], kind: str) -> Resize:

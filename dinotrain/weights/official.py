@@ -10,13 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from dinotrain.errors import UserError
+from dinotrain.models.networks import HEADS
 
 WRAPPERS = {"module", "_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module"}
 """What wrapping a network adds to its names."""
 
 CONTAINERS = {"model", "state_dict", "model_state_dict"}
 PARTS = ("teacher", "student", "ema")
-HEADS = ("dino_head", "ibot_head")
 LEFT_OUT = {"optimizer", "scaler", "fp16_scaler", "lr_scheduler", "dino_loss", "ibot_loss", "ibot_patch_loss"}
 LEFT_OUT |= {"optimizers", "optimizer_states"}
 """State of a training that is no part of its networks (centers, moments)."""

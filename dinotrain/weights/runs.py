@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor
 
 from dinotrain.errors import UserError
+from dinotrain.models.networks import HEADS
 from dinotrain.training.manifest import MANIFEST, checksum, complete_checkpoints, read_manifest
 from dinotrain.weights.architecture import Architecture
 from dinotrain.weights.checkpoint_tensors import CheckpointTensors
@@ -23,8 +24,6 @@ EXPORT = "backbone.safetensors"
 FORMAT = "dinotrain"
 PARTS = {"ema": "EMA of the student", "teacher": "teacher", "student": "student"}
 """What a checkpoint may hold, best first."""
-
-HEADS = ("dino_head", "ibot_head")
 
 
 def find_checkpoint(folder: Path) -> Path | None:
@@ -58,7 +57,7 @@ def read_checkpoint(folder: Path, part: str | None = None) -> Weights:
     return Weights(
         path=str(folder),
         layout=f"run of this trainer, {PARTS[chosen]} at step {step}",
-        architecture=_architecture(config.get("model"), networks.below("backbone.").shapes),
+        architecture=configured_architecture(config.get("model"), networks.below("backbone.").shapes),
         backbone=networks.below("backbone."),
         heads={name: head for name, head in heads.items() if len(head)},
         normalization=read_normalization(config.get("data"), "mean", "std", "config.yaml: data."),
@@ -143,8 +142,12 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _architecture(model: Any, shapes: Shapes) -> Architecture:
-    """What the configuration says; what it leaves open is as the network's own defaults."""
+def configured_architecture(model: Any, shapes: Shapes) -> Architecture:
+    """What the group `model` of a run's configuration says; what it leaves open is as the network's own defaults.
+
+    Raises:
+        UserError: if it does not describe a network.
+    """
     try:
         registers = int(model["num_registers"])
         return Architecture(

@@ -17,6 +17,9 @@ from dinotrain.weights.architecture import Architecture
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel of images in 0..1."""
 
+IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What images are normalised with where weights say nothing: all public DINO and DINOv2 weights were."""
+
 MASK_TOKEN = "mask_token"
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from reference import Golden, assert_near
 from torch import Tensor
 
+from dinotrain.errors import UserError
 from dinotrain.models.head import Head
 from dinotrain.models.vit import VisionTransformer
 from dinotrain.weights.architecture import HeadArchitecture
 from dinotrain.weights.fit import load_into
+from dinotrain.weights.read import read_weights
 from dinotrain.weights.weights import Weights
 
 TOLERANCE = 2e-5
@@ -29,6 +34,17 @@ def head_state(g: Golden, prefix: str) -> dict[str, Tensor]:
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: value for name, value in tensors.items()}
+
+
+def refusal(path: Path, **options: Any) -> str:
+    """The one line that is said of a path."""
+    with pytest.raises(UserError) as error:
+        read_weights(str(path), **options)
+    text = str(error.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    assert len(text) < len(str(path)) + 400
+    return text.removeprefix(f"{path}: ")
 
 
 def build(weights: Weights) -> VisionTransformer:

@@ -10,9 +10,9 @@ import pytest
 import tiny
 from safetensors import safe_open
 from safetensors.torch import save_file
+from stored_networks import refusal
 from torch import Tensor
 
-from dinotrain.errors import UserError
 from dinotrain.weights.architecture import Architecture
 from dinotrain.weights.hugging_face import write_hugging_face
 from dinotrain.weights.read import read_weights
@@ -25,17 +25,6 @@ DEEP = "[" * 100_000
 @pytest.fixture
 def state() -> dict[str, Tensor]:
     return dict(tiny.backbone().state_dict())
-
-
-def refusal(path: Path, **options: Any) -> str:
-    """The one line that is said of a path."""
-    with pytest.raises(UserError) as error:
-        read_weights(str(path), **options)
-    text = str(error.value)
-    assert text.startswith(f"{path}: ")
-    assert "\n" not in text
-    assert len(text) < len(str(path)) + 400
-    return text.removeprefix(f"{path}: ")
 
 
 def edit(path: Path, **changes: Any) -> None:

@@ -15,7 +15,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import save_file
-from stored_networks import assert_same
+from stored_networks import assert_same, refusal
 from torch import Tensor
 
 from dinotrain.errors import UserError
@@ -43,16 +43,6 @@ def save_without_checksums(state: Any, path: Path) -> None:
 
 
 WRITERS: list[Callable[[Any, Path], None]] = [torch.save, save_legacy, save_without_checksums, save_file]
-
-
-def refusal(path: Path, **options: Any) -> str:
-    """The one line that is said of a path."""
-    with pytest.raises(UserError) as error:
-        read_weights(str(path), **options)
-    text = str(error.value)
-    assert text.startswith(f"{path}: ")
-    assert "\n" not in text
-    return text.removeprefix(f"{path}: ")
 
 
 @pytest.mark.parametrize("write", WRITERS)
