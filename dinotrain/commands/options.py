@@ -136,14 +136,18 @@ class StudentHead:
 class ParallelOptions:
     """Keys `parallel.*`: how networks are spread over processes.
 
-    `shard_size`: processes that share one copy of the networks (HSDP beyond them); null for all.
+    `shard_size`: processes that share one copy of the networks (HSDP beyond them); null for all. A run that does not
+    go on is ended with a report of where every process is: after `timeout_minutes` within a step, and after
+    `start_timeout_minutes` before there were a few, in evaluations and while a checkpoint is saved.
     """
 
     shard_size: int | None = None
     reshard_after_forward: bool = True
-    timeout_minutes: float = 15.0
+    start_timeout_minutes: float = 30.0
+    timeout_minutes: float = 10.0
 
     def __post_init__(self) -> None:
+        _above_zero("parallel.start_timeout_minutes", self.start_timeout_minutes)
         _above_zero("parallel.timeout_minutes", self.timeout_minutes)
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from dinotrain.commands.assembly import Plan, build_loader, build_mesh, build_method, build_networks, settle
 from dinotrain.commands.banner import banner
 from dinotrain.commands.deliver import deliver
+from dinotrain.commands.ending import Attempt, Ended
 from dinotrain.commands.opening import frozen_steps, read_opening
 from dinotrain.commands.results import conclude
 from dinotrain.commands.resume import checkpoint_to_resume
@@ -20,7 +21,7 @@ from dinotrain.commands.roster import Entry, agree, enter, learners_of, restore
 from dinotrain.commands.settings import Settings, check_groups
 from dinotrain.commands.students import student_configs
 from dinotrain.commands.teacher import build_teacher, complete, read_teacher, teacher_size
-from dinotrain.distributed.world import World, join_world
+from dinotrain.distributed.world import World
 from dinotrain.errors import UserError
 from dinotrain.methods.frozen_teacher import FrozenTeacher
 from dinotrain.training.display import Display
@@ -31,48 +32,70 @@ from dinotrain.training.recorder import Recorder
 from dinotrain.weights.weights import Weights
 
 
-def pretrain(config: DictConfig) -> None:
+def pretrain(config: DictConfig, attempt: Attempt, interrupt: Interrupt | None = None) -> Ended:
     """Train as configured, each student going on from what is in its run folder.
+
+    Args:
+        attempt: is told the run folder, and watched over.
+        interrupt: what catches signals already; None to do so here.
 
     Raises:
         UserError: with one line, for what the user can put right.
     """
+    check_groups(config)
+    attempt.run_dir = Path(config.output_dir)
     students = all_settings(config)
-    first = students[0]
-    device = choose_device(first.runtime.device)
+    parallel = students[0].parallel
+    device = choose_device(students[0].runtime.device)
     # What is wrong with these is said before anything starts.
     openings = [check(settings) for settings in students]
     for settings in students:
         make_folder(settings)
-    # Signals are caught once all processes are there: until then there is nothing to save, and nobody to agree with.
-    with join_world(device, first.parallel.timeout_minutes) as world, Interrupt() as interrupt:
-        agree("data.root", first.fingerprint, world)
-        agree("teacher.weights", first.teacher_digest, world)
-        plan = settle(students, world, len(os.sched_getaffinity(0)))
-        mesh = build_mesh(first, world)
-        method = build_method(first.config, first.teacher, world.device)
-        teacher = None
-        if first.teacher is not None:
-            teacher = build_teacher(
-                first.config,
-                first.teacher,
-                mesh=mesh,
-                precision=plan.precision,
-                attention=plan.attention,
-                device=world.device,
-            )
-        students = [settings.without_tensors() for settings in students]
-        del first, settings
-        entries = [enter(settings, opening, plan, world, mesh, method) for settings, opening in zip(students, openings)]
-        del openings
-        restore(entries)
-        with ExitStack() as stack:
-            interactive = None if world.main else False
-            display = stack.enter_context(Display(students[0].recipe.steps, interactive=interactive))
-            learners = learners_of(entries, plan, world, display, teacher, stack)
-            if world.main:
-                introduce(entries, plan, world, display)
-            _train_and_conclude(entries, learners, teacher, plan, world, display, interrupt)
+    with ExitStack() as stack:
+        world = attempt.join(
+            device, stack, start_minutes=parallel.start_timeout_minutes, minutes=parallel.timeout_minutes
+        )
+        # Signals are caught once all are there: until then there is nothing to save, and nobody to agree with.
+        interrupt = interrupt or stack.enter_context(Interrupt())
+        attempt.look_at_machines(world)
+        ended = _train_all(students, openings, world, interrupt)
+    if world.main:
+        attempt.reports().clear()
+    return ended
+
+
+def _train_all(students: list[Settings], openings: list[Weights | None], world: World, interrupt: Interrupt) -> Ended:
+    """Build everything and train; empties the lists of the tensors that are built in."""
+    first = students[0]
+    agree("data.root", first.fingerprint, world)
+    agree("teacher.weights", first.teacher_digest, world)
+    plan = settle(students, world, len(os.sched_getaffinity(0)))
+    mesh = build_mesh(first, world)
+    method = build_method(first.config, first.teacher, world.device)
+    teacher = None
+    if first.teacher is not None:
+        teacher = build_teacher(
+            first.config,
+            first.teacher,
+            mesh=mesh,
+            precision=plan.precision,
+            attention=plan.attention,
+            device=world.device,
+        )
+    students[:] = [settings.without_tensors() for settings in students]
+    del first
+    entries = [enter(settings, opening, plan, world, mesh, method) for settings, opening in zip(students, openings)]
+    openings.clear()
+    restore(entries)
+    with ExitStack() as stack:
+        interactive = None if world.main else False
+        display = stack.enter_context(Display(students[0].recipe.steps, interactive=interactive))
+        learners = learners_of(entries, plan, world, display, teacher, stack)
+        if world.main:
+            introduce(entries, plan, world, display)
+        step = _train_and_conclude(entries, learners, teacher, plan, world, display, interrupt)
+    steps = entries[0].settings.recipe.steps
+    return Ended(step, steps, interrupt.requested if step < steps else None)
 
 
 def all_settings(config: DictConfig) -> list[Settings]:
@@ -179,10 +202,12 @@ def _train_and_conclude(
     world: World,
     display: Display,
     interrupt: Interrupt,
-) -> None:
+) -> int:
+    """Returns the step of the student that is behind."""
     first, behind = entries[0].settings, min(entries, key=lambda entry: entry.state.step)
     config, recipe, start = first.config, first.recipe, behind.state.step
     for each in learners:
+        world.at("evaluating", patient=True)
         _evaluate_at_the_start(each, recipe.steps, config.evaluation.every)
     try:
         train(
@@ -207,22 +232,24 @@ def _train_and_conclude(
         raise
     going = [(entry.settings, each) for entry, each in zip(entries, learners) if each.failure is None]
     for settings, each in going:
-        _end(settings, each, world)
+        world.at("evaluating", patient=True)
+        _end(settings, each, world, interrupt.requested)
+    step = min((each.state.step for _, each in going), default=recipe.steps)
     if world.main:
-        step = min((each.state.step for _, each in going), default=recipe.steps)
         if step < recipe.steps:
             display.message(f"stopped at step {step} of {recipe.steps}, saved; the same command goes on from here")
         conclude(entries, learners, display)
     failures = [each.failure for each in learners if each.failure is not None]
     if failures:
         raise UserError("; ".join(failures))
+    return step
 
 
-def _end(settings: Settings, each: Learner, world: World) -> None:
+def _end(settings: Settings, each: Learner, world: World, requested: str | None) -> None:
     """The last evaluation and the backbone of a student that is done; a word in the records of one that is not."""
     steps, every = settings.recipe.steps, settings.config.evaluation.every
     if each.state.step < steps:
-        each.recorder.event("interrupted", each.state.step)
+        each.recorder.event("interrupted", each.state.step, reason=requested)
         return
     if owed(each.recorder, steps, steps, every):
         each.recorder.evaluation(each.evaluate(steps), steps)
@@ -232,10 +259,10 @@ def _end(settings: Settings, each: Learner, world: World) -> None:
 def _evaluate_at_the_start(each: Learner, steps: int, every: int | None) -> None:
     """The baselines of a new student; of one that goes on, the evaluation that its last part came to owe."""
     step = each.state.step
+    if each.recorder.restarted and step < steps:
+        each.recorder.event("resume", step, attempt=each.recorder.world.attempt)
     if step == 0 and (baselines := each.baselines()).numbers:
         each.recorder.evaluation(baselines, 0)
-    elif 0 < step < steps:
-        each.recorder.event("resume", step)
     if owed(each.recorder, step, steps, every):
         each.recorder.evaluation(each.evaluate(step), step)
 

@@ -9,7 +9,7 @@ from dinotrain.commands.roster import Entry
 from dinotrain.commands.settings import Settings
 from dinotrain.reporting.energy import energy_of_run
 from dinotrain.reporting.report import write_report
-from dinotrain.reporting.run_folder import RunFolder
+from dinotrain.reporting.run_folder import RunFolder, restarts
 from dinotrain.training.display import Display
 from dinotrain.training.learner import Learner
 from dinotrain.training.manifest import complete_checkpoints
@@ -59,6 +59,7 @@ def summarize(settings: Settings, recorder: Recorder, state: TrainState) -> dict
         "images_per_second": speeds[len(speeds) // 2] if speeds else None,
         "peak_memory_gb": round(peak_memory_gb(recorder.world.device), 3),
         "processes": recorder.world.size,
+        "restarts": restarts(rows),
         "checkpoint": str(checkpoints[-1]) if checkpoints else None,
         "teacher": settings.teacher and {"path": settings.teacher.path, "digest": settings.teacher_digest},
     }

@@ -142,6 +142,7 @@ def _recorder(
 ) -> Recorder:
     run_dir, logging, config = settings.run_dir, settings.logging, settings.config
     metrics = MetricsFile(run_dir / "metrics.jsonl")
+    restarted = world.main and bool(metrics.rows())
     if world.main:
         metrics.truncate(state.step if state.step else -1)
         (run_dir / "config.yaml").write_text(settings.text)
@@ -168,5 +169,6 @@ def _recorder(
         skips=SkipLog(run_dir / "skipped.txt", length=len(settings.source), max_fraction=config.data.max_broken),
         gpu_power=gpu_power,
         earlier_seconds=max((row.get("time") or 0.0 for row in rows), default=0.0),
+        restarted=restarted,
         name=settings.student,
     )

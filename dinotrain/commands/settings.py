@@ -169,6 +169,8 @@ def check_groups(config: DictConfig) -> None:
     _check_method(config, "projection" if teacher_needed(config) == "backbone" else "dino_head")
     if config.method.get("ibot_head") is not None:
         _check_method(config, "ibot_head")
+    if not isinstance(config.output_dir, str) or not config.output_dir:
+        raise UserError(f"output_dir: got {config.output_dir!r}, expected a folder, such as runs/first")
     for key, least in (("seed", 0), ("log_every", 1)):
         value = config[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < least:

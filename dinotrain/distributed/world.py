@@ -1,10 +1,9 @@
-"""The group of training processes: started by torchrun, or a single process."""
+"""The group of training processes: started by torchrun or SLURM's srun, or a single process."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from dinotrain.distributed.meeting import meet
+from dinotrain.distributed.place import Place, find_place
+from dinotrain.distributed.watch import Watch
 from dinotrain.errors import UserError
 
 
@@ -26,6 +28,17 @@ class World:
     device: torch.device
     control: Any
     """A gloo group for small host-side agreements, apart from the group that training uses."""
+    host: str = ""
+    attempt: str = ""
+    """The same for all processes of this start of the run."""
+    watch: Watch | None = None
+    timeout: datetime.timedelta = datetime.timedelta(minutes=30)
+    """Of collectives, for further groups."""
+
+    def at(self, doing: str, step: int | None = None, *, patient: bool = False) -> None:
+        """Tell the watch, if there is one, that this process has moved, see `Watch.at`."""
+        if self.watch is not None:
+            self.watch.at(doing, step, patient=patient)
 
     @property
     def main(self) -> bool:
@@ -55,45 +68,62 @@ class World:
 
 
 @contextlib.contextmanager
-def join_world(device: str, timeout_minutes: float) -> Iterator[World]:
+def join_world(
+    device: str, timeout_minutes: float, place: Place | None = None, watch: Watch | None = None
+) -> Iterator[World]:
     """Join the process group, and leave it in order at the end.
 
     Args:
         device: "cuda" or "cpu".
-        timeout_minutes: how long a collective waits for a missing process.
+        timeout_minutes: how long the first meeting and a collective wait for a missing process.
+        place: of this process; None to ask the environment.
+        watch: ends the process when it does not go on; runs already.
+
+    Raises:
+        UserError: if there are more processes than GPUs here.
+        FaultError: if not all processes came.
     """
-    rank, size, local_rank, local_size = _place()
-    if device == "cuda" and local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"{local_size} processes were started on this machine, but torch finds {torch.cuda.device_count()} GPUs; "
-            "start as many processes as there are GPUs (--nproc-per-node)"
-        )
-    target = torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
-    if device == "cuda":
-        torch.cuda.set_device(target)
+    place = place or find_place()
+    target = _device(device, place)
     timeout = datetime.timedelta(minutes=timeout_minutes)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    store = dist.HashStore() if place.address is None else meet(place, timeout_minutes * 60)
+    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=timeout)
     control: Any = dist.new_group(backend="gloo", timeout=timeout)
     failed = True
     try:
-        yield World(rank, size, local_rank, local_size, target, control)
+        yield World(
+            place.rank,
+            place.size,
+            place.local_rank,
+            place.local_size,
+            target,
+            control,
+            host=place.host,
+            attempt=place.attempt,
+            watch=watch,
+            timeout=timeout,
+        )
         failed = False
     finally:
         # Leaving without a barrier aborts other processes in the middle of their last words. After an error the others
         # may never come to one, and taking the group down may wait for them: ending the process is left to the caller.
-        if not failed and size > 1:
+        if not failed and place.size > 1:
             dist.barrier(group=control)
-        if not failed or size == 1:
+        if not failed or place.size == 1:
             dist.destroy_process_group()
 
 
-def _place() -> tuple[int, int, int, int]:
-    if "RANK" not in os.environ:
-        return 0, 1, 0, 1
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    rank, size, local_rank, local_size = (int(os.environ.get(name, default)) for name, default in zip(names, "0101"))
-    return rank, size, local_rank, local_size
+def _device(device: str, place: Place) -> torch.device:
+    if device != "cuda":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    # SLURM can be told to show each process its own GPU only.
+    index = 0 if count == 1 and place.sees_own_gpu else place.local_rank
+    if index >= count:
+        raise UserError(
+            f"{place.local_size} processes were started on {place.host}, but torch finds {count} GPUs; "
+            "start as many processes as there are GPUs (--nproc-per-node)"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -92,9 +93,12 @@ def package_version(name: str) -> str | None:
 
 
 def git_state(tree: Path) -> dict[str, Any] | None:
-    """Revision of a source tree, and whether files differ from it; None for an installed package without one."""
+    """Revision of a source tree, and whether files differ from it; None for an installed package without one.
+
+    A copy that was made for a job says so in `git.json`.
+    """
     if not (tree / ".git").exists():
-        return None
+        return json.loads(_text(tree / "git.json") or "null")
     revision = _git(tree, "rev-parse", "HEAD")
     return {"revision": revision, "dirty": bool(_git(tree, "status", "--porcelain"))} if revision else None
 

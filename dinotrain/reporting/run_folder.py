@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +94,11 @@ class RunFolder:
         return bool(events) and events[-1] == "interrupted" and not self.finished
 
     @property
+    def restarts(self) -> int:
+        """How often the run was started again."""
+        return restarts(self.rows)
+
+    @property
     def chance(self) -> float | None:
         """ln K of the DINO head: the loss of a network that tells nothing apart."""
         prototypes = self.setting("method", "dino_head", "num_prototypes")
@@ -134,6 +140,11 @@ class RunFolder:
         """(step or time, value) of every row that has a finite number for a key."""
         pairs = [(row[over], row[key]) for row in self.rows if key in row and over in row]
         return [(x, y) for x, y in pairs if _is_number(x) and _is_number(y)]
+
+
+def restarts(rows: Sequence[Row]) -> int:
+    """How often a run was started again, by the rows of its metrics."""
+    return sum(row.get("event") == "resume" for row in rows)
 
 
 def picture_step(path: Path) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from dinotrain.reporting.run_folder import RunFolder, picture_step
 EARLIER_PICTURES = 8
 """Of each kind, evenly spaced; the folder keeps them all."""
 LISTED_FILES = 50
+LISTED_EVENTS = 40
 PICTURE_NOTES = {
     "features": "Top: images. Middle: patch tokens, their first three principal components as red, green and blue. "
     "Bottom: what the CLS token of the last block attends to, mean over heads."
@@ -150,8 +151,10 @@ def environment(run: RunFolder) -> str:
         rows.append(
             ("students of the job", f"{', '.join(together)}; time, speed, memory and energy are of all together")
         )
-    events = [f"step {row.get('step', '?')}: {row['event']}" for row in run.rows if row.get("event")]
-    rows += [("events", ", ".join(events))] if events else []
+    rows += [("restarts", str(run.restarts))] if run.restarts else []
+    events = [_event(row) for row in run.rows if row.get("event")]
+    earlier = f"{len(events) - LISTED_EVENTS} earlier, " if len(events) > LISTED_EVENTS else ""
+    rows += [("events", earlier + ", ".join(events[-LISTED_EVENTS:]))] if events else []
     rows = [(name, text) for name, text in rows if text]
     return f'<section><h2>Environment</h2><div class="card">{_table(rows)}</div></section>' if rows else ""
 
@@ -167,6 +170,11 @@ def config(run: RunFolder) -> str:
 def _table(rows: Sequence[tuple[str, str]]) -> str:
     cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows)
     return f"<table>{cells}</table>"
+
+
+def _event(row: Mapping[str, object]) -> str:
+    reason = f" ({row['reason']})" if row.get("reason") else ""
+    return f"step {row.get('step', '?')}: {row['event']}{reason}"
 
 
 def _fact(value: object) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
+from dinotrain.distributed.failure import is_lost_connection
 from dinotrain.distributed.world import World
 from dinotrain.errors import UserError
 from dinotrain.training.manifest import (
@@ -24,6 +27,9 @@ from dinotrain.training.manifest import (
     read_manifest,
 )
 from dinotrain.training.state import TrainState
+
+VISIBLE_SECONDS = 5.0
+"""How long the files of a complete checkpoint may take to be seen by another machine."""
 
 
 class Checkpointer:
@@ -57,7 +63,9 @@ class Checkpointer:
         self.folder, self.world = folder, world
         self.keep_last, self.keep_every, self.config, self.record = keep_last, keep_every, config, record or {}
         # The save runs beside the training, which would mix up its messages with those of a shared group.
-        self._group: Any = dist.new_group(backend="gloo")
+        self._group: Any = dist.new_group(backend="gloo", timeout=world.timeout)
+        # A process of an earlier start, on a machine that is only thought to be dead, may be writing still.
+        self._attempt = world.gather(secrets.token_hex(4) if world.main else None)[0]
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         if world.main:
@@ -71,12 +79,13 @@ class Checkpointer:
 
         Raises:
             UserError: if the save before could not be finished.
+            Exception: of torch's, if it could not because another process has ended.
         """
         self.wait()
         target = self.folder / f"step_{state.step:08d}"
         if self.world.any(self.world.main and (target / MANIFEST).exists()):
             return
-        partial = target.with_suffix(".tmp")
+        partial = target.with_suffix(f".{self._attempt}.tmp")
         future: Any = dcp.async_save(state.tensors(), checkpoint_id=partial, process_group=self._group)
         self._thread = threading.Thread(target=self._finish, args=(future, partial, target, state.numbers()))
         self._thread.start()
@@ -88,7 +97,11 @@ class Checkpointer:
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
-            raise UserError(f"a checkpoint could not be written to {self.folder}: {innermost(error)}") from error
+            reason = innermost(error)
+            if is_lost_connection(reason):
+                raise reason  # nothing is wrong with the folder: another process has ended
+            text = " ".join(f"{type(reason).__name__}: {reason}".split())
+            raise UserError(f"a checkpoint could not be written to {self.folder}: {text}") from error
 
     def settle(self) -> None:
         """Let the save under way, if any, come to its end, whichever: for a run that fails for another reason."""
@@ -146,7 +159,7 @@ class Checkpointer:
 
     def _verify(self, path: Path, files: dict) -> None:
         mine = sorted(files)[self.world.rank :: self.world.size]
-        damaged = [name for name in mine if not (path / name).exists() or checksum(path / name) != files[name]]
+        damaged = [name for name in mine if not _is_whole(path / name, files[name])]
         found = sorted(name for part in self.world.gather(damaged) for name in part)
         if found:
             raise ValueError(
@@ -155,13 +168,25 @@ class Checkpointer:
             )
 
 
-def innermost(error: BaseException) -> str:
-    """The reason at the bottom of wrapped errors, on one line."""
+def _is_whole(path: Path, expected: dict[str, int]) -> bool:
+    """Whether a file has its checksum; on a shared file system it may be seen some time after it was written."""
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while True:
+        names = {entry.name for entry in os.scandir(path.parent)}  # makes network file systems look again
+        if path.name in names and path.stat().st_size == expected["bytes"]:
+            return checksum(path) == expected
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The reason at the bottom of wrapped errors."""
     while True:
         failures = getattr(error, "failures", None)
         inner = next(iter(failures.values()))[0] if failures else error.__cause__
         if inner is None:
-            return " ".join(f"{type(error).__name__}: {error}".split())
+            return error
         error = inner
 
 

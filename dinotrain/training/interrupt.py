@@ -1,4 +1,8 @@
-"""Being asked to stop: finish the step, save, leave; a second Ctrl-C leaves at once."""
+"""Being asked to stop: finish the step, save, leave; a second Ctrl-C leaves at once.
+
+SIGTERM and Ctrl-C ask for good; SIGUSR2 is what SLURM is told to send before a time limit and at a preemption, after
+which the run is to go on.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ ECHO_SECONDS = 2.0
 
 
 class Interrupt:
-    """Context in which SIGTERM and SIGINT set `requested` instead of ending the process."""
+    """Context in which SIGTERM, SIGINT and SIGUSR2 set `requested` instead of ending the process."""
 
     def __init__(self) -> None:
         self.requested: str | None = None
@@ -21,7 +25,7 @@ class Interrupt:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -34,5 +38,6 @@ class Interrupt:
         if self.requested is not None and number == signal.SIGINT and not echo:
             os.write(2, b"\nstopped at once; the last complete checkpoint stays\n")
             os._exit(130)
-        if self.requested is None:
+        # A preemption sends both; that the run is to go on is what counts.
+        if self.requested is None or number == signal.SIGUSR2:
             self.requested, self._since = signal.Signals(number).name, time.monotonic()

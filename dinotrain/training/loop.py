@@ -45,14 +45,15 @@ def train(
     """Train from the step of the student that is behind to `steps`, saving at the end.
 
     Students that are ahead wait for it. One whose numbers are not finite is given up, and the others go on. Ends before
-    if asked to, or when no student is left.
+    if asked to, also before the first step, or when no student is left.
 
     Raises:
         UserError: when memory is full.
     """
     meter = Meter(world)
-    step, stop = min(learner.state.step for learner in learners), False
+    step, stop = min(learner.state.step for learner in learners), world.any(interrupt.requested is not None)
     while not stop and any(learner.failure is None and learner.state.step < steps for learner in learners):
+        world.at("training", step)
         values = schedules(step)
         active = [learner for learner in learners if learner.failure is None and learner.state.step == step]
         parts = meter.fetch(batches, micro_batches)
@@ -84,11 +85,14 @@ def train(
             meter.restart()
         for learner, _ in done:
             if stop or last or due(step, checkpoint_every):
+                world.at("saving", patient=True)
                 learner.checkpointer.save(learner.state)
             if due(step, evaluate_every) and not last:
+                world.at("evaluating", patient=True)
                 learner.recorder.evaluation(learner.evaluate(step), step)
         if due(step, evaluate_every):
             meter.restart()
+    world.at("saving", patient=True)
     for learner in learners:
         learner.checkpointer.wait()
 

@@ -37,7 +37,9 @@ class Meter:
         self.names = []
         for _ in range(count):
             before = time.monotonic()
+            self.world.at("waiting for images")
             batch = next(batches)
+            self.world.at("training")
             self._waited += time.monotonic() - before
             self._images += len(batch.names)
             self._skipped += batch.skipped

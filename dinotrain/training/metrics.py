@@ -44,10 +44,13 @@ class MetricsFile:
         return [row for _, row in self._lines()]
 
     def truncate(self, step: int) -> None:
-        """Drop the rows of later steps than `step`, so that a resumed run writes the file of an uninterrupted one."""
+        """Drop the rows of later steps than `step`, so that a resumed run writes the file of an uninterrupted one.
+
+        Events stay: they tell what happened to the run, not what it learned.
+        """
         if not self.path.exists():
             return
-        kept = b"".join(line for line, row in self._lines() if (row.get("step") or 0) <= step)
+        kept = b"".join(line for line, row in self._lines() if "event" in row or (row.get("step") or 0) <= step)
         if len(kept) != self.path.stat().st_size:
             # Written beside and renamed: there is no moment at which a kill leaves half of the file.
             beside = self.path.with_name(self.path.name + ".new")

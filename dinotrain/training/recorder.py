@@ -43,6 +43,7 @@ class Recorder:
     Args:
         gpu_power: watts that this process's GPU draws; None where that is not known.
         earlier_seconds: time that the run took before it was resumed.
+        restarted: whether there are records of the run already; known to the main process.
         name: of the student, where there are several.
     """
 
@@ -57,10 +58,11 @@ class Recorder:
         skips: SkipLog,
         gpu_power: Callable[[], float | None],
         earlier_seconds: float = 0.0,
+        restarted: bool = False,
         name: str = "",
     ) -> None:
         self.world, self.metrics, self.display, self.trackers = world, metrics, display, trackers
-        self.advisor, self.skips, self.name = advisor, skips, name
+        self.advisor, self.skips, self.name, self.restarted = advisor, skips, name, restarted
         self._gpu_power = gpu_power
         self._started = time.monotonic() - earlier_seconds
         self.last: Row = {}
@@ -120,10 +122,10 @@ class Recorder:
         for text in self.advisor.check(row):
             self.warn(text, step)
 
-    def event(self, name: str, step: int) -> None:
+    def event(self, name: str, step: int, **facts: str | None) -> None:
         """Note in the metrics that something happened to the run."""
         if self.world.main:
-            self.metrics.append({"step": step, "time": round(self.seconds, 3), "event": name})
+            self.metrics.append({"step": step, "time": round(self.seconds, 3), "event": name, **facts})
 
     def warn(self, text: str, step: int) -> None:
         """Say a warning and keep it for the report."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
@@ -56,7 +57,7 @@ def test_killed_at_a_random_step_and_started_again(uninterrupted: Path, tmp_path
     assert not list((folder / "checkpoints").glob("*.tmp"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_asked_to_stop_it_saves_says_how_to_go_on_and_ends_well(
     uninterrupted: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -64,7 +65,7 @@ def test_asked_to_stop_it_saves_says_how_to_go_on_and_ends_well(
     process = start(folder, "checkpoint.every=1000")
     wait_for_step(process, folder, 3)
     status, output = end(process, number)
-    assert status == 0, output
+    assert status == 75, output
     assert "the same command" in output
     assert (folder / "report.html").exists()
     (checkpoint,) = (folder / "checkpoints").glob("step_*")
@@ -170,7 +171,20 @@ def test_events_are_on_record(tmp_path: Path) -> None:
     wait_for_step(process, folder, 3)
     end(process, signal.SIGTERM)
     run(folder)
-    assert [row["event"] for row in rows(folder) if "event" in row] == ["interrupted", "resume"]
+    stop, restart = (row for row in rows(folder) if "event" in row)
+    assert (stop["event"], stop["reason"]) == ("interrupted", "SIGTERM")
+    assert (restart["event"], restart["step"]) == ("resume", stop["step"])
+    assert json.loads((folder / "results.json").read_text())["restarts"] == 1
+
+
+def test_a_restart_is_on_record_even_if_nothing_had_been_saved(tmp_path: Path) -> None:
+    folder = tmp_path / "lost"
+    process = start(folder, "checkpoint.every=1000")
+    wait_for_step(process, folder, 3)
+    end(process, signal.SIGKILL)
+    run(folder, "checkpoint.every=1000")
+    assert [(row["event"], row["step"]) for row in rows(folder) if "event" in row] == [("resume", 0)]
+    assert len(losses(folder)) == 12
 
 
 def test_a_run_from_another_ones_checkpoint_goes_on_by_the_same_command(uninterrupted: Path, tmp_path: Path) -> None:
