@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -38,7 +40,7 @@ def compose_config(root: str, overrides: Sequence[str]) -> DictConfig:
     """
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = compose(root, [_with_new_keys(override) for override in overrides])
+            config = compose(root, [_with_new_keys(root, override) for override in overrides])
         for key, value in _leaves(OmegaConf.to_container(config, resolve=False)):
             if value == "???":
                 raise UserError(f"{key} is missing: {HINTS.get(key, 'give it as ' + key + '=VALUE')}")
@@ -65,9 +67,23 @@ def _check_students(students: Any, overrides: Sequence[str]) -> None:
             )
 
 
-def _with_new_keys(override: str) -> str:
-    """Options of file systems are not known here: any key may be set."""
-    return f"++{override}" if re.match(r"storage\.options[.=]", override) else override
+def read_overrides(words: Sequence[str]) -> list[Override]:
+    """What was typed, read as Hydra reads it.
+
+    Raises:
+        UserError: for the first that can't be read.
+    """
+    parser = OverridesParser.create()
+    try:
+        return parser.parse_overrides(list(words))
+    except OverrideParseException as error:
+        raise UserError(_explain(error, "", words)) from None
+
+
+def _with_new_keys(root: str, override: str) -> str:
+    """Options of file systems and of sbatch are not known here: any key may be set."""
+    free = r"storage\.options[.=]|cluster\.sbatch[.=]" if root == "launch" else r"storage\.options[.=]"
+    return f"++{override}" if re.match(free, override) else override
 
 
 def without_secrets(config: DictConfig) -> DictConfig:
@@ -205,6 +221,8 @@ def _explain(error: Exception, root: str, overrides: Sequence[str]) -> str:
             return f"{group}={name}: no such {group}; {near(name, names)}"
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).partition("=")
+        if value.startswith("["):
+            return f"{error.override}: cannot be read as key=[items]; quote each: \"{key}=['a=b','c d']\""
         own = value.strip("'\"") or "a,b"
         return f"{error.override}: cannot be read as key=value; quote special characters, twice: '{key}=\"{own}\"'"
     match = re.search(r"Could not override '([^']+)'", text)
@@ -216,10 +234,12 @@ def _explain(error: Exception, root: str, overrides: Sequence[str]) -> str:
 
 def _suggest(key: str, root: str, overrides: Sequence[str]) -> str:
     """The keys beside a mistyped one, from the configuration without it."""
+    if key.split(".")[0] == "cluster" and root != "launch":
+        return "it is for launch/slurm.py, which submits training as a job"
     others = [override for override in overrides if not override.lstrip("+~").startswith(f"{key}=")]
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = compose(root, others)
+            config = compose(root, [_with_new_keys(root, override) for override in others])
     except HydraException:
         return "see the files in configs/"
     parent, _, name = key.rpartition(".")

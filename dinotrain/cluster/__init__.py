@@ -1,0 +1,1 @@
+"""Training as jobs of a SLURM cluster, or of one machine: submitting, surviving, watching."""

@@ -1,0 +1,108 @@
+"""What every task of a submitted job does: the training command, with its configuration from the run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinotrain.cluster.record import Record
+from dinotrain.distributed.failure import write_whole
+
+if TYPE_CHECKING:
+    from dinotrain.commands.ending import Attempt, Ended, Status
+    from dinotrain.training.interrupt import Interrupt
+
+AGAIN = 144
+"""Exit status with which a task asks submitit's local executor to start the job again."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Called by submitit in each task.
+
+    Args:
+        record: path of the record of the submission.
+    """
+
+    record: str
+
+    def __call__(self) -> str:
+        """Train to the end, or until asked to stop; ends the process with an exit status if it fails."""
+        from dinotrain.training.interrupt import Interrupt
+
+        # From here on a signal asks for an orderly end; until now submitit has answered it, by requeueing.
+        with Interrupt() as interrupt:
+            record = Record.read(Path(self.record))
+            # Relative paths are those of the place where it was submitted.
+            os.chdir(record.cwd)
+            restart = _restart(record)
+            if record.cluster == "local":
+                _set_place(os.environ, restart)
+            status = _train(record, restart, interrupt)
+            if status == 75 and record.cluster == "local" and interrupt.requested == "SIGUSR2":
+                sys.exit(AGAIN if restart < record.requeues else status)
+        if status not in (0, 75):
+            sys.exit(status)
+        return "done" if status == 0 else "stopped"
+
+    def checkpoint(self) -> Any:
+        """The same again: submitit asks for it if it gets a signal before the job does."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _train(record: Record, restart: int, interrupt: Interrupt) -> int:
+    from dinotrain.commands.ending import Attempt
+    from dinotrain.commands.notices import plain_warnings
+
+    attempt = Attempt()
+
+    def run() -> Status:
+        ended = _pretrain(record, restart, attempt, interrupt)
+        assert attempt.place is not None
+        if attempt.place.rank == 0:
+            said = {"outcome": ended.status.name.lower(), **ended._asdict()}
+            write_whole(record.outcome(restart), json.dumps(said))
+        return ended.status
+
+    with plain_warnings():
+        return attempt.carry_out(run)
+
+
+def _pretrain(record: Record, restart: int, attempt: Attempt, interrupt: Interrupt) -> Ended:
+    from dinotrain.commands.pretrain import pretrain
+    from dinotrain.commands.submitted import submitted_config
+
+    config = submitted_config(Path(record.folder), restarted=restart > 0)
+    return pretrain(config, attempt, interrupt)
+
+
+def _restart(record: Record) -> int:
+    """How often this job was started before."""
+    if record.cluster == "local":
+        return len(list(Path(record.folder).glob("outcome.*.json")))
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def _set_place(environ: MutableMapping[str, str], restart: int) -> None:
+    """The environment that torchrun would make."""
+    from dinotrain.distributed.place import PORTS
+
+    job, size = int(environ["SUBMITIT_LOCAL_JOB_ID"]), environ["SUBMITIT_LOCAL_NTASKS"]
+    rank = environ["SUBMITIT_LOCAL_GLOBALID"]
+    own = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(PORTS[(job + restart) % len(PORTS)]),
+        "TORCHELASTIC_RESTART_COUNT": str(restart),
+    }
+    environ.update(own)
