@@ -25,7 +25,8 @@ from dinotrain.errors import UserError
 
 DONE, FAILED, STOPPED = 0, 1, 75
 KILLED_BY_USR2 = 128 + 12
-"""The signal came before the task could catch it."""
+KILLED_BY_USR2_TEXT = ": User defined signal 2"
+"""The signal came before the task could catch it: as srun's exit status, and as it says of one of several tasks."""
 REQUEUE_SECONDS = 60
 """Until SLURM ends this script because of the requeue."""
 START_MARK = "dinotrain: start"
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"dinotrain: {what}" + (f"; {ending.then}" if ending.then != "ended" else ""), flush=True)
     if ending.then == "requeued":
         try:
-            requeue_job(job)
+            requeue_job(record.job or job)
             time.sleep(REQUEUE_SECONDS)
         except UserError as error:
             # A preemption that is under way has requeued it already.
@@ -70,7 +71,7 @@ def judge(record: Record, job: str, restart: int, status: int) -> Ending:
     """What became of a start of a job, and what is to be done.
 
     Args:
-        job: SLURM's number, that of the element of an array.
+        job: SLURM's number in the environment; of the last element of an array that is also the number of the whole.
         restart: how often the job was started before.
         status: exit status of srun.
     """
@@ -79,10 +80,10 @@ def judge(record: Record, job: str, restart: int, status: int) -> Ending:
     said = _outcome(record.outcome(restart))
     if said.get("outcome") == "done":
         return Ending(restart, now(), "done", f"done: all {said['steps']} steps", said["step"], "ended")
-    if said or status == KILLED_BY_USR2:
+    if said or status == KILLED_BY_USR2 or KILLED_BY_USR2_TEXT in _latest_log(record):
         signal, step = said.get("requested") or "SIGUSR2", said.get("step")
         reason = f"stopped by {signal}" + (f" at step {step} of {said['steps']}" if said else " while starting")
-        if signal != "SIGUSR2" and not preempted(job):
+        if record.cancelled.exists() or (signal != "SIGUSR2" and not preempted(record.job or job)):
             return Ending(restart, now(), "stopped", reason, step, "ended")
         if restart >= limit:
             reason += f"; cluster.requeues: {record.requeues} restarts are made, submit it with resume=RUN to go on"
@@ -98,6 +99,8 @@ def _failed(record: Record, job: str, restart: int, status: int, failures: int) 
     errors = re.findall(r"^(?:srun|slurmstepd\S*): error: (.+)$", _latest_log(record), re.MULTILINE)
     otherwise = unseen or (errors[0] if errors else f"srun ended with exit status {status}")
     failure = Reports(run_dir, f"{job}.{restart}").conclude(killed, otherwise)
+    if record.cancelled.exists():
+        return Ending(restart, now(), "stopped", "cancelled", failure.step, "ended")
     again = not failure.for_good and failures < record.restart_on_failure
     reason = failure.reason
     if not again and not failure.for_good and record.restart_on_failure:

@@ -81,6 +81,11 @@ class Record:
         """The file in which the first process says how a start of the job came to an orderly end."""
         return Path(self.folder) / f"outcome.{restart}.json"
 
+    @property
+    def cancelled(self) -> Path:
+        """A file that says that the job was asked to end for good; a signal may come before anybody catches it."""
+        return Path(self.folder) / "cancelled"
+
     def write(self) -> None:
         """Put it in the place of what is there, at once: nobody sees half of it."""
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")

@@ -130,12 +130,14 @@ def requeue_job(job_id: str) -> None:
 
 
 def partitions() -> list[Partition]:
-    """Every kind of node of every partition.
+    """Every kind of node of every partition, hidden ones included.
 
     Raises:
         UserError: if the scheduler can't be asked.
     """
-    return [_partition(line) for line in _asked("sinfo", "-h", "-e", "-o", "%P|%D|%c|%m|%G|%l").splitlines() if line]
+    return [
+        _partition(line) for line in _asked("sinfo", "-a", "-h", "-e", "-o", "%P|%D|%c|%m|%G|%l").splitlines() if line
+    ]
 
 
 def _queued(job: str) -> JobState | None:

@@ -41,6 +41,8 @@ class Job:
             # Relative paths are those of the place where it was submitted.
             os.chdir(record.cwd)
             restart = _restart(record)
+            if record.cancelled.exists():
+                interrupt.requested = "SIGTERM"
             if record.cluster == "local":
                 _set_place(os.environ, restart)
             status = _train(record, restart, interrupt)

@@ -114,6 +114,7 @@ def _cancel(run_dir: Path, now: bool) -> str:
 
 
 def _stop(record: Record, job: str) -> str:
+    record.cancelled.touch()
     signal_job(record, "SIGTERM")
     return f"{job} is asked to finish its step, save and end; resume=RUN goes on from there"
 

@@ -74,6 +74,7 @@ def extract(
     padded = np.concatenate([mine, np.repeat(indices[:1], share - len(mine))])
     values, readable = [], []
     for pixels, ok in _batches(source, padded, preparation, batch, threads):
+        world.at("evaluating", patient=True)
         features = function(preparation.normalize(pixels.to(world.device))).float()
         values.append(torch.where(ok.to(world.device).unsqueeze(1), features, 0.0))
         readable.append(ok.to(world.device))

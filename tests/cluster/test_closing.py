@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,20 @@ def test_the_signal_that_came_before_anybody_could_catch_it(record: Record) -> N
     assert (ending.outcome, ending.then) == ("stopped", "requeued")
 
 
+def test_the_signal_that_came_before_some_could_catch_it(record: Record) -> None:
+    log(record, "dinotrain: start 0 on x, y\nsrun: error: node1: task 1: User defined signal 2\n")
+    assert judge(record, JOB, 0, 137).then == "requeued"
+
+
+def test_a_cancelled_job_does_not_run_again(record: Record) -> None:
+    record.cancelled.touch()
+    log(record, "dinotrain: start 0 on x, y\nsrun: error: node1: task 1: Terminated\n")
+    ending = judge(record, JOB, 0, 143)
+    assert (ending.outcome, ending.then) == ("stopped", "ended")
+    outcome(record, 0, "SIGUSR2")
+    assert judge(record, JOB, 0, 0).then == "ended"
+
+
 def test_a_stop_for_good(record: Record, scontrol: Path) -> None:
     scontrol.write_text("JobId=12 PreemptEligibleTime=2026-11-21T10:00:00 PreemptTime=None Foo=1\n")
     outcome(record, 0, "SIGTERM")
@@ -180,8 +195,13 @@ def test_a_requeue_is_asked_for(record: Record, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_an_element_of_an_array(record: Record, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "99")
+    # That of the last element is the number of the whole array.
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setattr("dinotrain.cluster.closing.REQUEUE_SECONDS", 0)
+    record = replace(record, job="12_1")
+    record.write()
     Path(record.logs, "records.json").write_text(json.dumps(["/nowhere", str(record.path)]))
-    outcome(record, 0, None, step=9)
-    assert main([str(Path(record.logs, "records.json")), "0"]) == 0
+    outcome(record, 0, "SIGUSR2")
+    main([str(Path(record.logs, "records.json")), "0"])
+    assert (tmp_path / "asked").read_text() == "requeue 12_1\n"
