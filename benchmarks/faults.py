@@ -307,7 +307,7 @@ def main() -> None:
 
 
 def table(results: list[tuple[str, int, int, float]]) -> Table:
-    found = Table("fault", "times", "restarts", "steps lost: most", "mean", "s to the restart: most", "mean")
+    found = Table("fault", "times", "steps lost: most", "mean", "s to the restart: most", "mean")
     for column in found.columns[1:]:
         column.justify = "right"
     for name in sorted({name for name, *_ in results}):
@@ -315,7 +315,6 @@ def table(results: list[tuple[str, int, int, float]]) -> Table:
         seconds = [taken for each, _, _, taken in results if each == name]
         found.add_row(
             name,
-            str(len(lost)),
             str(len(lost)),
             str(max(lost)),
             f"{sum(lost) / len(lost):.1f}",
