@@ -188,6 +188,33 @@ def test_code_in_a_checkpoint_folder_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "mark").exists()
 
 
+class _ByGetattr(pickle.Pickler):
+    """Stores a value as a call of getattr, as early versions of Python 3.11 do with members of enumerations."""
+
+    def __init__(self, file: Any, value: Any, holder: type, name: str) -> None:
+        super().__init__(file)
+        self.value, self.call = value, (getattr, (holder, name))
+
+    def reducer_override(self, value: Any) -> Any:
+        return self.call if value is self.value else NotImplemented
+
+
+@pytest.mark.parametrize("name", ["TORCH_CONTIGUOUS_FORMAT", "__init__", "mro"])
+def test_of_getattr_only_members_of_enumerations_are_read(tmp_path: Path, name: str) -> None:
+    from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
+
+    from dinotrain.weights.checkpoint_tensors import CheckpointTensors
+
+    value = _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
+    with (tmp_path / ".metadata").open("wb") as file:
+        _ByGetattr(file, value, _MEM_FORMAT_ENCODING, name).dump(Metadata(state_dict_metadata={}, planner_data=[value]))
+    if name == value.name:
+        assert len(CheckpointTensors(tmp_path)) == 0
+    else:
+        with pytest.raises(UserError, match=r"refused: \.metadata wants to run builtins\.getattr"):
+            CheckpointTensors(tmp_path)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))  # pyright: ignore
