@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from dinotrain.commands.ending import Status
 from dinotrain.train import main
 from dinotrain.training.state import TrainState
 from dinotrain.training.step import train_step
@@ -181,10 +182,11 @@ class Printed(NamedTuple):
         return lines[0]
 
 
-def run_here(*words: str, status: int = 0, stop_after: int | None = None, report: bool = False) -> Printed:
+def run_here(*words: str, status: int | None = None, stop_after: int | None = None, report: bool = False) -> Printed:
     """The training command in this process, which is much quicker than in one of its own.
 
     Args:
+        status: the exit status with which it has to end; None for that of success, or of a stop where there is one.
         stop_after: the step after which the process gets a SIGTERM.
         report: whether `report.html` is written as usual, which takes longer than all the rest.
     """
@@ -203,7 +205,8 @@ def run_here(*words: str, status: int = 0, stop_after: int | None = None, report
             found = main(_without_model(words))
     finally:
         torch.set_num_threads(threads)
-    assert found == status, f"exit status {found}\n{out.getvalue()}\n{err.getvalue()}"
+    expected = status if status is not None else Status.DONE if stop_after is None else Status.STOPPED
+    assert found == expected, f"exit status {found}\n{out.getvalue()}\n{err.getvalue()}"
     assert "Traceback" not in err.getvalue()
     return Printed(out.getvalue(), err.getvalue())
 

@@ -15,19 +15,19 @@ from dinotrain.commands.banner import banner
 from dinotrain.commands.deliver import deliver
 from dinotrain.commands.ending import Attempt, Ended
 from dinotrain.commands.opening import frozen_steps, read_opening
-from dinotrain.commands.results import conclude
+from dinotrain.commands.results import conclude, is_evaluated
 from dinotrain.commands.resume import checkpoint_to_resume
 from dinotrain.commands.roster import Entry, agree, enter, learners_of, restore
 from dinotrain.commands.settings import Settings, check_groups
 from dinotrain.commands.students import student_configs
 from dinotrain.commands.teacher import build_teacher, complete, read_teacher, teacher_size
 from dinotrain.distributed.world import World
-from dinotrain.errors import UserError
+from dinotrain.errors import FaultError, UserError
 from dinotrain.methods.frozen_teacher import FrozenTeacher
 from dinotrain.training.display import Display
 from dinotrain.training.interrupt import Interrupt
 from dinotrain.training.learner import Learner
-from dinotrain.training.loop import due, train
+from dinotrain.training.loop import due, evaluate, train
 from dinotrain.training.recorder import Recorder
 from dinotrain.weights.weights import Weights
 
@@ -90,12 +90,10 @@ def _train_all(students: list[Settings], openings: list[Weights | None], world: 
     with ExitStack() as stack:
         interactive = None if world.main else False
         display = stack.enter_context(Display(students[0].recipe.steps, interactive=interactive))
-        learners = learners_of(entries, plan, world, display, teacher, stack)
+        learners = learners_of(entries, plan, world, display, teacher, stack, stopped=lambda: interrupt.anywhere(world))
         if world.main:
-            introduce(entries, plan, world, display)
-        step = _train_and_conclude(entries, learners, teacher, plan, world, display, interrupt)
-    steps = entries[0].settings.recipe.steps
-    return Ended(step, steps, interrupt.requested if step < steps else None)
+            introduce(entries, learners, plan, world, display)
+        return _train_and_conclude(entries, learners, teacher, plan, world, display, interrupt)
 
 
 def all_settings(config: DictConfig) -> list[Settings]:
@@ -152,22 +150,26 @@ def make_folder(settings: Settings) -> None:
         raise UserError(f"output_dir: can't write to {settings.run_dir} ({error.strerror})") from error
 
 
-def introduce(entries: Sequence[Entry], plan: Plan, world: World, display: Display) -> None:
+def introduce(
+    entries: Sequence[Entry], learners: Sequence[Learner], plan: Plan, world: World, display: Display
+) -> None:
     """Say what will run, what is gone on with, and what is left out."""
     display.banner(banner(entries, plan, world))
     first = entries[0].settings
-    for entry in entries:
+    for entry, each in zip(entries, learners):
         if entry.start is not None:
-            name = f"{entry.settings.student}: " if entry.settings.student else ""
-            display.message(name + resume_message(entry.state.step, first.recipe.steps, entry.start))
+            name, step = f"{each.name}: " if each.name else "", each.state.step
+            evaluated = is_evaluated(each.recorder.metrics.rows(), step)
+            display.message(name + resume_message(step, first.recipe.steps, entry.start, evaluated=evaluated))
     if first.source.left_out:
         display.warning(record_left_out([entry.settings for entry in entries]))
 
 
-def resume_message(step: int, steps: int, checkpoint: Path) -> str:
+def resume_message(step: int, steps: int, checkpoint: Path, *, evaluated: bool) -> str:
     """What is said when a run is not started but found."""
     if step == steps:
-        return f"already finished: all {steps} steps are done"
+        done = f"all {steps} steps are done"
+        return f"already finished: {done}" if evaluated else f"{done}, only the last evaluation is missing"
     return f"going on from {checkpoint} (step {step} of {steps})"
 
 
@@ -190,7 +192,9 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("runtime.device: cuda, but torch finds no GPU here; expected runtime.device=cpu or auto")
+        # A job may have been given a machine whose GPUs are gone.
+        kind = FaultError if "SLURM_STEP_ID" in os.environ else UserError
+        raise kind("runtime.device: cuda, but torch finds no GPU here; expected runtime.device=cpu or auto")
     return name
 
 
@@ -202,13 +206,11 @@ def _train_and_conclude(
     world: World,
     display: Display,
     interrupt: Interrupt,
-) -> int:
-    """Returns the step of the student that is behind."""
+) -> Ended:
     first, behind = entries[0].settings, min(entries, key=lambda entry: entry.state.step)
     config, recipe, start = first.config, first.recipe, behind.state.step
     for each in learners:
-        world.at("evaluating", patient=True)
-        _evaluate_at_the_start(each, recipe.steps, config.evaluation.every)
+        _evaluate_at_the_start(each, recipe.steps, config.evaluation.every, world)
     try:
         train(
             learners,
@@ -225,51 +227,60 @@ def _train_and_conclude(
             interrupt=interrupt,
         )
     except UserError:
+        world.at("saving", patient=True)
         for each in learners:
             each.checkpointer.settle()
         if world.main:
             conclude(entries, learners, display)
         raise
     going = [(entry.settings, each) for entry, each in zip(entries, learners) if each.failure is None]
-    for settings, each in going:
-        world.at("evaluating", patient=True)
-        _end(settings, each, world, interrupt.requested)
+    unfinished = [each for settings, each in going if not _finish(settings, each, world)]
+    requested = interrupt.agree(world) if unfinished else None
+    for each in unfinished:
+        each.recorder.event("interrupted", each.state.step, reason=requested)
     step = min((each.state.step for _, each in going), default=recipe.steps)
     if world.main:
-        if step < recipe.steps:
-            display.message(f"stopped at step {step} of {recipe.steps}, saved; the same command goes on from here")
+        if unfinished:
+            # In a job its script says what follows.
+            more = "" if "SUBMITIT_EXECUTOR" in os.environ else "; the same command goes on from here"
+            display.message(f"stopped at step {step} of {recipe.steps}, saved{more}")
         conclude(entries, learners, display)
     failures = [each.failure for each in learners if each.failure is not None]
-    if failures:
+    # After a stop, the others' training goes on: their end is what tells whether all went well.
+    if failures and not unfinished:
         raise UserError("; ".join(failures))
-    return step
+    return Ended(step, recipe.steps, requested, done=not unfinished)
 
 
-def _end(settings: Settings, each: Learner, world: World, requested: str | None) -> None:
-    """The last evaluation and the backbone of a student that is done; a word in the records of one that is not."""
-    steps, every = settings.recipe.steps, settings.config.evaluation.every
+def _finish(settings: Settings, each: Learner, world: World) -> bool:
+    """The last evaluation and the backbone of a student; False if a stop was asked for before it is done."""
+    steps = settings.recipe.steps
     if each.state.step < steps:
-        each.recorder.event("interrupted", each.state.step, reason=requested)
-        return
-    if owed(each.recorder, steps, steps, every):
-        each.recorder.evaluation(each.evaluate(steps), steps)
+        return False
+    if owed(each.recorder, steps, steps, settings.config.evaluation.every) and not evaluate(each, world):
+        return False
     deliver(settings, each.state, world)
+    return True
 
 
-def _evaluate_at_the_start(each: Learner, steps: int, every: int | None) -> None:
-    """The baselines of a new student; of one that goes on, the evaluation that its last part came to owe."""
-    step = each.state.step
-    if each.recorder.restarted and step < steps:
-        each.recorder.event("resume", step, attempt=each.recorder.world.attempt)
-    if step == 0 and (baselines := each.baselines()).numbers:
-        each.recorder.evaluation(baselines, 0)
-    if owed(each.recorder, step, steps, every):
-        each.recorder.evaluation(each.evaluate(step), step)
+def _evaluate_at_the_start(each: Learner, steps: int, every: int | None, world: World) -> None:
+    """The baselines of a new student; of one that goes on, the evaluation that its last part came to owe.
+
+    What a stop cuts off is made up for by the next start.
+    """
+    step, recorder = each.state.step, each.recorder
+    world.at("evaluating", patient=True)
+    missing = owed(recorder, step, steps, every)
+    if recorder.restarted and (step < steps or missing):
+        recorder.event("resume", step, attempt=world.attempt)
+    if step == 0 and (baselines := each.baselines()) is not None and baselines.numbers:
+        recorder.evaluation(baselines, 0)
+    if missing:
+        evaluate(each, world)
 
 
 def owed(recorder: Recorder, step: int, steps: int, every: int | None) -> bool:
     """Whether the evaluation after `step` is due and not on record: the end comes without it, and so may a resume."""
     if step == 0 or not (step == steps or due(step, every)):
         return False
-    done = any(row["step"] == step and row.get("evaluated") for row in recorder.metrics.rows())
-    return recorder.world.any(recorder.world.main and not done)
+    return recorder.world.any(recorder.world.main and not is_evaluated(recorder.metrics.rows(), step))

@@ -53,7 +53,8 @@ def summarize(settings: Settings, recorder: Recorder, state: TrainState) -> dict
         **{key: value for key, value in last.items() if key.startswith("knn_")},
         "loss": last.get("loss"),
         "steps": state.step,
-        "finished": state.step == settings.recipe.steps,
+        # The evaluation after the last step may have been cut off.
+        "finished": state.step == settings.recipe.steps and is_evaluated(rows, state.step),
         "images": state.step * settings.recipe.global_batch,
         "seconds": max((row.get("time") or 0.0 for row in rows), default=0.0),
         "images_per_second": speeds[len(speeds) // 2] if speeds else None,
@@ -63,6 +64,11 @@ def summarize(settings: Settings, recorder: Recorder, state: TrainState) -> dict
         "checkpoint": str(checkpoints[-1]) if checkpoints else None,
         "teacher": settings.teacher and {"path": settings.teacher.path, "digest": settings.teacher_digest},
     }
+
+
+def is_evaluated(rows: Sequence[dict], step: int) -> bool:
+    """Whether the evaluation after a step is on record."""
+    return any(row["step"] == step and row.get("evaluated") for row in rows)
 
 
 def accuracy_rows(run: RunFolder, results: dict, student: str, *, last: bool) -> list[list[str]]:

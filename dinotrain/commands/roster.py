@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,13 +116,18 @@ def learners_of(
     display: Display,
     teacher: FrozenTeacher | None,
     stack: ExitStack,
+    stopped: Callable[[], bool],
 ) -> list[Learner]:
-    """The students with their records, brought to their states' steps, and their evaluations."""
+    """The students with their records, brought to their states' steps, and their evaluations.
+
+    Args:
+        stopped: whether an evaluation is to end; all processes call it together.
+    """
     found, known = [], {}
     for entry in entries:
         settings, state = entry.settings, entry.state
         recorder = _recorder(settings, plan, state, world, display, stack)
-        validation = Validation(settings, state.ema.backbone, world, teacher, known)
+        validation = Validation(settings, state.ema.backbone, world, teacher, known, stopped=stopped)
         found.append(
             Learner(
                 settings.student,

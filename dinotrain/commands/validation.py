@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -17,8 +19,12 @@ from dinotrain.models.vit import VisionTransformer
 from dinotrain.training.recorder import Evaluated
 
 
+class _Stopped(Exception):
+    """A stop was asked for in an evaluation."""
+
+
 class Validation:
-    """What is evaluated in a run, and when it is asked for."""
+    """What is evaluated in a run, when it is asked for; ended early, without a result, when a stop is."""
 
     def __init__(
         self,
@@ -27,12 +33,19 @@ class Validation:
         world: World,
         teacher: FrozenTeacher | None = None,
         known: dict[Preparation, dict[str, float]] | None = None,
+        *,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`known` collects what several students are held against alike, so that it is measured once."""
+        """Build it.
+
+        Args:
+            known: collects what several students are held against alike, so that it is measured once.
+            stopped: whether a stop was asked for; all processes call it together.
+        """
         config, options, source = settings.config, settings.evaluation, settings.source
         assert isinstance(backbone, VisionTransformer)
         self.options, self.backbone, self.world, self.teacher = options, backbone, world, teacher
-        self.known = {} if known is None else known
+        self.known, self.stopped = {} if known is None else known, stopped
         self.preparation = Preparation(
             size=options.size or config.model.image_size,
             crop_fraction=options.crop_fraction,
@@ -49,11 +62,29 @@ class Validation:
             k=options.k,
             temperature=options.temperature,
             batch=options.batch,
+            check=self._check,
         )
         self.pixels = self._picture_pixels(test or source)
 
-    def baselines(self) -> Evaluated:
+    def baselines(self) -> Evaluated | None:
         """k-NN of the network as it is before the first step, of raw pixels, and of a frozen teacher."""
+        try:
+            return self._measure_baselines()
+        except _Stopped:
+            return None
+
+    def __call__(self, step: int) -> Evaluated | None:
+        """k-NN of the moving average; draws the picture of this step."""
+        try:
+            return self._evaluate(step)
+        except _Stopped:
+            return None
+
+    def _check(self) -> None:
+        if self.stopped():
+            raise _Stopped
+
+    def _measure_baselines(self) -> Evaluated:
         if self.probe is None:
             return Evaluated({})
         untrained = self.probe.evaluate(cls_function(self.backbone))["knn_top1"]
@@ -68,8 +99,7 @@ class Validation:
             found["knn_top1_teacher"] = seen["knn_top1"]
         return found
 
-    def __call__(self, step: int) -> Evaluated:
-        """k-NN of the moving average; draws the picture of this step."""
+    def _evaluate(self, step: int) -> Evaluated:
         pictures = ()
         if self.pixels is not None:
             picture = feature_picture(self.backbone, self.pixels, self.preparation)

@@ -63,11 +63,12 @@ def extract(
     world: World,
     batch: int = 256,
     threads: int = 2,
+    check: Callable[[], object] = lambda: None,
 ) -> Features:
     """Features of the images at `indices`, each computed once, the same on every process for any number of them.
 
     All processes make the same number of calls of `function`, as sharded networks need: short shares are filled up with
-    repeats, which are dropped.
+    repeats, which are dropped. `check` is called before each, also equally often; it may raise to end it all.
     """
     share = -(-len(indices) // world.size)
     mine = indices[world.rank * share : (world.rank + 1) * share]
@@ -75,6 +76,7 @@ def extract(
     values, readable = [], []
     for pixels, ok in _batches(source, padded, preparation, batch, threads):
         world.at("evaluating", patient=True)
+        check()
         features = function(preparation.normalize(pixels.to(world.device))).float()
         values.append(torch.where(ok.to(world.device).unsqueeze(1), features, 0.0))
         readable.append(ok.to(world.device))

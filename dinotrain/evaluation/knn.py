@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,13 @@ def knn_accuracy(
     temperature: float = 0.07,
     center: bool = False,
     chunk: int = 1024,
+    check: Callable[[], object] = lambda: None,
 ) -> dict[int, float]:
     """Top-1 accuracy in percent for every k, from one search.
 
     Cosine similarity; the k nearest vote for their class with weight exp(similarity / temperature). A k beyond the size
     of the bank means the whole bank. `center` takes the bank's mean off first (for pixels).
+    `check` is called before each chunk of queries.
     """
     if center:
         mean = bank.mean(dim=0)
@@ -35,6 +37,7 @@ def knn_accuracy(
     largest = min(max(k), bank.shape[0])
     correct = dict.fromkeys(k, 0)
     for part, truth in zip(queries.split(chunk), query_labels.split(chunk)):
+        check()
         similarity, index = (part @ bank.T).topk(largest, dim=1)
         weights, voted = (similarity / temperature).exp(), bank_labels[index]
         for size in k:

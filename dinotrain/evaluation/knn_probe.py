@@ -51,6 +51,7 @@ class KnnProbe:
         split: the images.
         preparation: how images enter the network.
         k: neighbours; the best is reported as `knn_top1`, all beside it.
+        check: called again and again, by all processes equally often; may raise to end an evaluation.
     """
 
     def __init__(
@@ -63,16 +64,25 @@ class KnnProbe:
         temperature: float,
         batch: int,
         threads: int = 2,
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         self.split, self.preparation, self.world = split, preparation, world
         self.k, self.temperature, self.batch, self.threads = tuple(k), temperature, batch, threads
+        self.check = check
 
     def evaluate(self, function: Callable[[Tensor], Tensor], *, center: bool = False) -> dict[str, float]:
         """`knn_top1` (best k) and `knn_top1_k<k>`, in percent; all processes together."""
         bank, bank_labels = self._features(function, self.split.bank, self.split.bank_indices)
         queries, query_labels = self._features(function, self.split.queries, self.split.query_indices)
         accuracy = knn_accuracy(
-            bank, bank_labels, queries, query_labels, k=self.k, temperature=self.temperature, center=center
+            bank,
+            bank_labels,
+            queries,
+            query_labels,
+            k=self.k,
+            temperature=self.temperature,
+            center=center,
+            check=self.check,
         )
         return {"knn_top1": max(accuracy.values())} | {f"knn_top1_k{k}": value for k, value in accuracy.items()}
 
@@ -91,6 +101,7 @@ class KnnProbe:
             world=self.world,
             batch=self.batch,
             threads=self.threads,
+            check=self.check,
         )
         assert source.labels is not None
         labels = torch.as_tensor(source.labels[indices], device=found.values.device)

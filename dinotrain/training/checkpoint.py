@@ -16,8 +16,9 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from dinotrain.distributed.failure import is_lost_connection
+from dinotrain.distributed.watch import CHECKPOINT_THREAD
 from dinotrain.distributed.world import World
-from dinotrain.errors import UserError
+from dinotrain.errors import FaultError, UserError, is_full_or_forbidden
 from dinotrain.training.manifest import (
     FORMAT,
     MANIFEST,
@@ -28,7 +29,7 @@ from dinotrain.training.manifest import (
 )
 from dinotrain.training.state import TrainState
 
-VISIBLE_SECONDS = 5.0
+VISIBLE_SECONDS = 30.0
 """How long the files of a complete checkpoint may take to be seen by another machine."""
 
 
@@ -65,29 +66,30 @@ class Checkpointer:
         # The save runs beside the training, which would mix up its messages with those of a shared group.
         self._group: Any = dist.new_group(backend="gloo", timeout=world.timeout)
         # A process of an earlier start, on a machine that is only thought to be dead, may be writing still.
-        self._attempt = world.gather(secrets.token_hex(4) if world.main else None)[0]
+        self._token = world.gather(secrets.token_hex(4) if world.main else None)[0]
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         if world.main:
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob("*.tmp"):
-                shutil.rmtree(leftover)
+                _remove(leftover)
         world.barrier()
 
     def save(self, state: TrainState) -> None:
         """Start saving; returns when the state is copied.
 
         Raises:
-            UserError: if the save before could not be finished.
+            UserError: if the save before could not be finished; a FaultError if that may pass.
             Exception: of torch's, if it could not because another process has ended.
         """
         self.wait()
         target = self.folder / f"step_{state.step:08d}"
         if self.world.any(self.world.main and (target / MANIFEST).exists()):
             return
-        partial = target.with_suffix(f".{self._attempt}.tmp")
+        partial = target.with_suffix(f".{self._token}.tmp")
         future: Any = dcp.async_save(state.tensors(), checkpoint_id=partial, process_group=self._group)
-        self._thread = threading.Thread(target=self._finish, args=(future, partial, target, state.numbers()))
+        arguments = (future, partial, target, state.numbers())
+        self._thread = threading.Thread(target=self._finish, args=arguments, name=CHECKPOINT_THREAD)
         self._thread.start()
 
     def wait(self) -> None:
@@ -101,7 +103,8 @@ class Checkpointer:
             if is_lost_connection(reason):
                 raise reason  # nothing is wrong with the folder: another process has ended
             text = " ".join(f"{type(reason).__name__}: {reason}".split())
-            raise UserError(f"a checkpoint could not be written to {self.folder}: {text}") from error
+            kind = UserError if is_full_or_forbidden(reason) else FaultError
+            raise kind(f"a checkpoint could not be written to {self.folder}: {text}") from error
 
     def settle(self) -> None:
         """Let the save under way, if any, come to its end, whichever: for a run that fails for another reason."""
@@ -133,7 +136,7 @@ class Checkpointer:
             # Renamed first: a removal that is cut off must not leave a manifest without its data.
             doomed = path.with_suffix(".tmp")
             os.replace(path, doomed)
-            shutil.rmtree(doomed)
+            _remove(doomed)
 
     def surplus(self) -> list[Path]:
         """Checkpoints that are neither among the newest nor kept for good."""
@@ -145,6 +148,7 @@ class Checkpointer:
 
         Raises:
             ValueError: if a file is missing or damaged, or the networks are not those of the checkpoint.
+            FaultError: if files can't be read now.
         """
         manifest = read_manifest(path)
         self._verify(path, manifest["files"])
@@ -153,6 +157,8 @@ class Checkpointer:
             dcp.load(tensors, checkpoint_id=path)
         except CheckpointException as error:
             reasons = {str(reason[0]) for reason in error.failures.values()}
+            if all(isinstance(innermost(reason[0]), OSError) for reason in error.failures.values()):
+                raise FaultError(f"{path} can't be read: {'; '.join(sorted(reasons))}") from error
             raise ValueError(f"{path} does not fit this run: {'; '.join(sorted(reasons))}") from error
         state.method.load_state_dict(tensors["method"])
         state.set_numbers(manifest["numbers"])
@@ -166,6 +172,11 @@ class Checkpointer:
                 f"checkpoint {path} is damaged ({', '.join(found)} missing or changed since it was written): "
                 "remove that folder to go on from the one before"
             )
+
+
+def _remove(folder: Path) -> None:
+    """Remove what is no checkpoint any more; what another process holds open is left for the next start."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_whole(path: Path, expected: dict[str, int]) -> bool:

@@ -10,7 +10,10 @@ import os
 import signal
 import time
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # signals are to be caught before torch, which takes seconds, is there
+    from dinotrain.distributed.world import World
 
 ECHO_SECONDS = 2.0
 """torchrun passes a Ctrl-C on to processes that the terminal has sent it to already."""
@@ -32,6 +35,18 @@ class Interrupt:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def anywhere(self, world: World) -> bool:
+        """Whether any process was asked to stop; all processes must call this together."""
+        return world.any(self.requested is not None)
+
+    def agree(self, world: World) -> str | None:
+        """What all processes take for the signal: not each may have got one; all must call this together."""
+        found = [name for name in world.gather(self.requested) if name is not None]
+        if self.requested is None and found:
+            self._since = time.monotonic()
+        self.requested = "SIGUSR2" if "SIGUSR2" in found else next(iter(found), None)
+        return self.requested
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         echo = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._since < ECHO_SECONDS

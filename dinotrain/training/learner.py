@@ -13,8 +13,8 @@ from dinotrain.training.recorder import Evaluated, Recorder
 from dinotrain.training.state import TrainState
 from dinotrain.training.step import NonFiniteError
 
-Evaluate = Callable[[int], Evaluated]
-"""Evaluates the moving average after a step; all processes together."""
+Evaluate = Callable[[int], Evaluated | None]
+"""Evaluates the moving average after a step; all processes together. None if a stop was asked for before the end."""
 
 
 @dataclass
@@ -28,8 +28,8 @@ class Learner:
     checkpointer: Checkpointer
     evaluate: Evaluate
     run_dir: Path
-    baselines: Callable[[], Evaluated]
-    """Evaluates what the student is held against, before its first step."""
+    baselines: Callable[[], Evaluated | None]
+    """Evaluates what the student is held against, before its first step; None likewise."""
     failure: str | None = None
     """Why it was given up, in one line."""
 

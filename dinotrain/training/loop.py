@@ -45,13 +45,13 @@ def train(
     """Train from the step of the student that is behind to `steps`, saving at the end.
 
     Students that are ahead wait for it. One whose numbers are not finite is given up, and the others go on. Ends before
-    if asked to, also before the first step, or when no student is left.
+    if asked to, also before the first step and within an evaluation, or when no student is left.
 
     Raises:
         UserError: when memory is full.
     """
     meter = Meter(world)
-    step, stop = min(learner.state.step for learner in learners), world.any(interrupt.requested is not None)
+    step, stop = min(learner.state.step for learner in learners), interrupt.anywhere(world)
     while not stop and any(learner.failure is None and learner.state.step < steps for learner in learners):
         world.at("training", step)
         values = schedules(step)
@@ -77,24 +77,32 @@ def train(
         step += 1
         done = _sort_out(active, results, values, meter, step - 1, alone=len(learners) == 1)
         last = step == steps
-        stop = world.any(interrupt.requested is not None)
+        stop = interrupt.anywhere(world)
         if done and (stop or last or due(step, log_every)):
             window = meter.read()
             for learner, result in done:
                 learner.recorder.log(learner.state, result, values, window)
             meter.restart()
         for learner, _ in done:
-            if stop or last or due(step, checkpoint_every):
+            # An evaluation may take longer than a process is given to end.
+            if stop or last or due(step, checkpoint_every) or due(step, evaluate_every):
                 world.at("saving", patient=True)
                 learner.checkpointer.save(learner.state)
-            if due(step, evaluate_every) and not last:
-                world.at("evaluating", patient=True)
-                learner.recorder.evaluation(learner.evaluate(step), step)
-        if due(step, evaluate_every):
+        if due(step, evaluate_every) and not (stop or last):
+            stop = not all(evaluate(learner, world) for learner, _ in done)
             meter.restart()
     world.at("saving", patient=True)
     for learner in learners:
         learner.checkpointer.wait()
+
+
+def evaluate(learner: Learner, world: World) -> bool:
+    """Evaluate a student as it is now, and write down what is found; False if a stop was asked for before the end."""
+    world.at("evaluating", patient=True)
+    found = learner.evaluate(learner.state.step)
+    if found is not None:
+        learner.recorder.evaluation(found, learner.state.step)
+    return found is not None
 
 
 def _sort_out(

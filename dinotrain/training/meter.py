@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dinotrain.data.batch import Batch, Skipped
+from dinotrain.distributed.failure import WAITING_FOR_IMAGES
 from dinotrain.distributed.world import World
 
 
@@ -37,7 +38,7 @@ class Meter:
         self.names = []
         for _ in range(count):
             before = time.monotonic()
-            self.world.at("waiting for images")
+            self.world.at(WAITING_FOR_IMAGES)
             batch = next(batches)
             self.world.at("training")
             self._waited += time.monotonic() - before

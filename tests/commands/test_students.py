@@ -232,6 +232,23 @@ def test_a_student_that_diverges_is_given_up_and_the_others_go_on(
     assert_same_run(single["wide"], tmp_path / "run" / "wide")
 
 
+def test_a_stop_after_one_was_given_up_is_a_stop(
+    teacher: Path, single: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others' training is to go on; what became of all is told when they are done."""
+    spoil_wide(monkeypatch, 2, float("nan"))
+    words = (*PROTOTYPES, students("narrow", "wide"), f"teacher.weights={teacher}", f"output_dir={tmp_path / 'run'}")
+    stopped = run_here(*words, stop_after=4)
+    assert "wide: given up" in stopped.out
+    assert "stopped at step 4 of 6" in stopped.out
+    done = run_here(*words, status=1)
+    assert done.line.startswith("error: wide: the loss or a gradient norm is not finite at step 2; nothing was updated")
+    assert "narrow: going on from" in done.out
+    assert_same_run(single["narrow"], tmp_path / "run" / "narrow")
+    assert max(losses(tmp_path / "run" / "wide")) == 2
+    assert [row["event"] for row in rows(tmp_path / "run" / "narrow") if "event" in row] == ["interrupted", "resume"]
+
+
 def test_running_centers_and_accumulated_batches(teacher: Path, tmp_path: Path) -> None:
     """The centers are shared, move once per step, and go back with the student that is behind."""
     more = ("method.objective.targets=centering", "optim.micro_batch=4", f"teacher.weights={teacher}")

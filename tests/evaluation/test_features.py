@@ -16,6 +16,7 @@ from dinotrain.evaluation.knn_probe import KnnProbe, labelled_split
 from dinotrain.evaluation.pictures import feature_picture, pca_colors
 from dinotrain.models.block import Block
 from dinotrain.models.packing import full_branch
+from dinotrain.training.interrupt import Interrupt
 
 PREPARATION = Preparation(size=16, crop_fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -66,6 +67,34 @@ def test_two_processes_find_what_one_finds() -> None:
     for other_values, other_readable in run_processes(2, features, 2):
         torch.testing.assert_close(other_values, values, atol=1e-6, rtol=0)
         assert torch.equal(other_readable, readable)
+
+
+class Halt(Exception):
+    """An evaluation is to end."""
+
+
+def heard_by_the_second(rank: int, size: int) -> tuple[int, str | None]:
+    """Only one process gets a signal; how many batches were computed, and which signal it was."""
+    interrupt, here, seen = Interrupt(), world(rank, size), 0
+
+    def function(images: torch.Tensor) -> torch.Tensor:
+        nonlocal seen
+        seen += 1
+        if rank == 1 and seen == 2:
+            interrupt.requested = "SIGUSR2"
+        return images.flatten(1)
+
+    def check() -> None:
+        if interrupt.anywhere(here):
+            raise Halt
+
+    with pytest.raises(Halt):
+        extract(function, Images(), np.arange(21), preparation=PREPARATION, world=here, batch=2, check=check)
+    return seen, interrupt.agree(here)
+
+
+def test_all_processes_end_it_together() -> None:
+    assert run_processes(2, heard_by_the_second, 2) == [(2, "SIGUSR2"), (2, "SIGUSR2")]
 
 
 def test_features_come_in_the_order_of_the_indices() -> None:
