@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 
@@ -18,6 +19,10 @@ install_import_hook("dinotrain", "typechecker.check")
 # Listings of folders and the like that tests make must not stay in the user's cache.
 os.environ["DINOTRAIN_CACHE"] = tempfile.mkdtemp(prefix="dinotrain-tests-")
 atexit.register(shutil.rmtree, os.environ["DINOTRAIN_CACHE"], ignore_errors=True)
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if threads := os.environ.get("DINOTRAIN_TEST_THREADS"):
     torch.set_num_threads(int(threads))

@@ -20,6 +20,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from dinotrain.cluster.options import LocalOptions, SlurmOptions
 from dinotrain.cluster.refusals import explain
 from dinotrain.cluster.snapshot import PACKAGE
+from dinotrain.cluster.start_logs import START_MARK
 from dinotrain.errors import UserError
 
 NO_LIMIT_MINUTES = 10 * 365 * 24 * 60
@@ -101,11 +102,12 @@ def _parameters(options: SlurmOptions, logs: Path, name: str, code: Path | None)
         # USR2 also where submitit has been told of another signal: training answers that one.
         "additional_parameters": {"requeue": True, "signal": f"USR2@{options.signal_delay_s}", **more},
         "setup": [
-            *options.lines,
+            f'echo "{START_MARK} ${{SLURM_RESTART_COUNT:-0}} on $SLURM_JOB_NODELIST, $(date)"',
+            _mark_others(logs),
+            *_or_else(options.lines, [*_exports(code), f"{closing.removesuffix('$?')}$status"]),
             # The line after srun must be reached, whatever the lines above have set.
             "set +e",
             *_exports(code),
-            'echo "dinotrain: start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST, $(date)"',
             f"{_on_each_node(_look(logs))} || {{ {closing}; exit $?; }}",
         ],
         "srun_args": [
@@ -117,6 +119,23 @@ def _parameters(options: SlurmOptions, logs: Path, name: str, code: Path | None)
         "teardown": [closing],
     }
     return {key: value for key, value in parameters.items() if value is not None}
+
+
+def _or_else(lines: Sequence[str], otherwise: Sequence[str]) -> list[str]:
+    """Lines of shell, and others that follow, and end the script, as soon as one of the first fails or ends it."""
+    if not lines:
+        return []
+    said = 'echo "dinotrain: cluster.setup: \\"${setup:-$BASH_COMMAND}\\" ended with status $status"'
+    after = "; ".join(["status=$?", "trap - EXIT ERR", "set +eu", said, *otherwise, "exit $?"])
+    traps = ["trap 'code=$?; setup=$BASH_COMMAND; exit $code' ERR", "trap setup_failed EXIT"]
+    return [f"setup_failed() {{ {after}; }}", *traps, *lines, "trap - EXIT ERR"]
+
+
+def _mark_others(logs: Path) -> str:
+    """Shell that marks the start in the logs of the tasks, too: a task that dies early has not come to say anything."""
+    job = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
+    files = f"{shlex.quote(str(logs))}/{job}_[1-9]*_log.out"
+    return f'for log in {files}; do [ -e "$log" ] && echo "{START_MARK} ${{SLURM_RESTART_COUNT:-0}}" >> "$log"; done'
 
 
 def _on_each_node(line: str) -> str:
@@ -143,7 +162,7 @@ def local_executor(options: LocalOptions, *, tasks: int, logs: Path, code: Path 
     lines = [
         # submitit hides all GPUs that it has not been told of.
         "unset CUDA_VISIBLE_DEVICES" if visible is None else f"export CUDA_VISIBLE_DEVICES={shlex.quote(visible)}",
-        *options.lines,
+        *_or_else(options.lines, ["(exit $status)"]),
         *_exports(code),
         'exec "$0" "$@"',
     ]

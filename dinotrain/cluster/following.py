@@ -114,5 +114,5 @@ def _about(record: Record, state: JobState, in_words: Callable[[str], str], ther
     """What there is to say of a job that prints nothing."""
     if state.state == "PENDING":
         restart = f" for start {state.restarts + 1}" if state.restarts else ""
-        return f"job {record.job} waits{restart}: {in_words(state.reason)}"
+        return f"job {record.job} is pending{restart}: {in_words(state.reason)}"
     return f"job {record.job} has begun on {state.nodes}" if state.alive and not there else ""

@@ -9,10 +9,12 @@ import os
 import re
 import socket
 import time
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from dinotrain.distributed.failure import write_whole
 from dinotrain.errors import UserError
 
 FORMAT = 1
@@ -24,7 +26,7 @@ PATIENCE_S = 120
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One submission; only the process that submits writes it."""
+    """One submission; only the process that submits writes it, but for the id if that process was killed."""
 
     path: Path
     """Of its file; not stored in it."""
@@ -55,7 +57,7 @@ class Record:
     requeues: int = 0
     """How often the job may be queued again after an orderly stop."""
     restart_on_failure: int = 0
-    """How often after a failure that may pass."""
+    """How often in a row, without getting further, after a failure that may pass."""
     code: dict[str, Any] = field(default_factory=dict)
     """snapshot: folder or null; revision; dirty; diff: file or null."""
 
@@ -75,7 +77,7 @@ class Record:
         if stored["format"] != FORMAT:
             raise UserError(f"{path}: has format {stored['format']}; this version of dinotrain reads {FORMAT}")
         known = {each.name for each in fields(cls)} - {"path"}
-        return cls(path=path, **{key: value for key, value in stored.items() if key in known})
+        return cls(path=path, **{key: value for key, value in stored.items() if key in known})._with_own_job()
 
     def outcome(self, restart: int) -> Path:
         """The file in which the first process says how a start of the job came to an orderly end."""
@@ -85,6 +87,24 @@ class Record:
     def cancelled(self) -> Path:
         """A file that says that the job was asked to end for good; a signal may come before anybody catches it."""
         return Path(self.folder) / "cancelled"
+
+    def known_as(self, job: str) -> Record:
+        """With its id, which the job leaves for others, if the submitting process did not come to write it here."""
+        if self.job is not None:
+            return self
+        with contextlib.suppress(OSError):
+            write_whole(self._own_job, job)
+        return replace(self, job=job)
+
+    @property
+    def _own_job(self) -> Path:
+        return Path(self.folder) / "job"
+
+    def _with_own_job(self) -> Record:
+        if self.job is None and self.folder:
+            with contextlib.suppress(OSError):
+                return replace(self, job=self._own_job.read_text("utf-8").strip() or None)
+        return self
 
     def write(self) -> None:
         """Put it in the place of what is there, at once: nobody sees half of it."""
@@ -99,6 +119,15 @@ class Record:
         stored = asdict(self)
         del stored["path"]
         return json.dumps({"format": FORMAT, **stored}, indent=1) + "\n"
+
+
+def own_job(environ: Mapping[str, str]) -> str:
+    """Id of the job that this process is part of, as its submitter knows it; "" for none."""
+    if "SUBMITIT_LOCAL_JOB_ID" in environ:
+        return environ["SUBMITIT_LOCAL_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in environ:
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    return environ.get("SLURM_JOB_ID", "")
 
 
 def records(run_dir: Path) -> list[Record]:

@@ -237,7 +237,9 @@ def _asked(*words: str) -> str:
 def _checked(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode:
         line = next((line for line in done.stderr.splitlines() if line.strip()), f"exit status {done.returncode}")
-        raise UserError(f"{done.args[0]}: {line.strip().removeprefix(f'{done.args[0]}: ')}")
+        line = line.strip().removeprefix(f"{done.args[0]}: ").removeprefix("error: ")
+        away = "SLURM does not answer: " if re.search("[Uu]nable to contact|resolve_ctls", line) else ""
+        raise UserError(f"{away}{done.args[0]}: {line}")
     return done.stdout
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dinotrain.cluster.endings import endings
 from dinotrain.cluster.following import log_path
 from dinotrain.cluster.progress import Progress, has_training, read_progress
 from dinotrain.cluster.reasons import CUT_OFF, STOPPED, reason_in_words
@@ -65,6 +66,19 @@ def find_runs(word: str) -> list[Path]:
     return found
 
 
+def one_run(word: str) -> Path:
+    """The run that a folder is, not one that lies in it.
+
+    Raises:
+        UserError: if it is none.
+    """
+    found = find_runs(word)
+    if len(found) != 1 or found[0].resolve() != Path(word).resolve():
+        named = ", ".join(str(run) for run in found[:3]) + (" ..." if len(found) > 3 else "")
+        raise UserError(f"{word}: is not a run but holds runs; expected their folders ({named})")
+    return found[0]
+
+
 def statuses(runs: Sequence[Path]) -> list[RunStatus]:
     """Look at several runs."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -112,7 +126,7 @@ def _unsubmitted(progress: Progress) -> tuple[str, str]:
 
 
 def _of_job(run_dir: Path, record: Record, known: JobState, progress: Progress) -> tuple[str, str]:
-    before = _said(record)
+    before = endings(Path(record.folder))
     if known.alive:
         return _alive(record, known, before, progress)
     if record.cluster == "local":
@@ -122,7 +136,7 @@ def _of_job(run_dir: Path, record: Record, known: JobState, progress: Progress) 
 
 def _final(record: Record, progress: Progress) -> tuple[str, str] | None:
     """State of a job that has said how it ended."""
-    last = next(reversed(_said(record)), {})
+    last = next(reversed(endings(Path(record.folder))), {})
     if last.get("then") == "ended" and last.get("outcome") != "done":
         return str(last.get("outcome")), str(last.get("reason"))
     return ("finished", "") if last.get("then") == "ended" or progress.finished else None
@@ -133,7 +147,7 @@ def _alive(record: Record, known: JobState, before: list[dict[str, Any]], progre
     if known.state == "PENDING":
         why = reason_in_words(known.reason)
         return "pending", f"{why}; {_last_stop(known, before)}" if known.restarts else why
-    stopped = _last_stop(known, before) if known.restarts else ""
+    stopped = f"last stop: {_last_stop(known, before)}" if known.restarts else ""
     if known.state == "RUNNING":
         now = time.time()
         if progress.written is None or progress.written <= now - (now if known.elapsed_s is None else known.elapsed_s):
@@ -166,7 +180,7 @@ def _ended_here(run_dir: Path, record: Record, known: JobState, progress: Progre
     if said.get("outcome") == "done":
         return "finished", ""
     if said:
-        return "stopped", f"stopped by {said.get('requested')} at step {said.get('step')}"
+        return "stopped", f"stopped by {said.get('requested') or 'a signal'} at step {said.get('step')}"
     return "failed", f"it was killed, or ended without a word; see {log_path(record)}"
 
 
@@ -183,12 +197,6 @@ def _cut_off(record: Record, known: JobState, before: list[dict[str, Any]]) -> t
     elif known.state == "FAILED":
         words = f"{words}; see {log_path(record)}"
     return state, words
-
-
-def _said(record: Record) -> list[dict[str, Any]]:
-    """How the starts of a job ended, as far as they could say so."""
-    lines = _text(Path(record.folder) / "ended.jsonl").splitlines()
-    return [row for line in lines if (row := _object(line))]
 
 
 def _failure(path: Path, since: Path) -> str:

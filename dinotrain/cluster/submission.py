@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dinotrain.cluster.executor import local_executor, script, start_here, submit_to_slurm
 from dinotrain.cluster.options import LocalOptions, SlurmOptions
-from dinotrain.cluster.record import Record, claim, latest, next_path
+from dinotrain.cluster.record import Record, claim, latest, next_path, own_job
 from dinotrain.cluster.scheduler import job_state
 from dinotrain.cluster.snapshot import record_code
 from dinotrain.errors import UserError
@@ -104,6 +104,28 @@ def refuse_if_alive(run_dir: Path) -> None:
         raise UserError(
             f"output_dir: {what} {record.job} of {run_dir} is still alive ({state.state}{where}); "
             "wait for it, or end it with cancel"
+        )
+
+
+def refuse_another_job(run_dir: Path) -> None:
+    """Make sure that a start of training in a run's folder does not come into the way of the job that runs there.
+
+    Raises:
+        UserError: if there is one, and this process is none of it.
+    """
+    if not (run_dir / "jobs").is_dir():
+        return
+    record = latest(run_dir)
+    if record is None or record.job == own_job(os.environ):
+        return
+    try:
+        alive = job_state(record).alive
+    except UserError:
+        return  # A machine that is not the cluster's.
+    if alive:
+        raise UserError(
+            f"output_dir: job {record.job} of {run_dir} is still alive; wait for it, end it with "
+            "launch/slurm.py cancel, or choose another output_dir"
         )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dinotrain.distributed.failure import Kind, Reports, is_lost_connection
 from dinotrain.distributed.place import Place, find_place
 from dinotrain.distributed.watch import Watch
-from dinotrain.errors import FaultError, UserError
+from dinotrain.errors import FaultError, UserError, is_full_or_forbidden
 
 if TYPE_CHECKING:
     from dinotrain.distributed.world import World
@@ -45,10 +45,12 @@ class Ended(NamedTuple):
     steps: int
     requested: str | None
     """The signal that asked for the end; None if it is done."""
+    done: bool
+    """Also the evaluation after the last step."""
 
     @property
     def status(self) -> Status:
-        return Status.DONE if self.step >= self.steps else Status.STOPPED
+        return Status.DONE if self.done else Status.STOPPED
 
 
 class Attempt:
@@ -59,6 +61,7 @@ class Attempt:
         self.run_dir: Path | None = None
         """Where the report of a failure goes; None until that is known."""
         self.watch: Watch | None = None
+        self._began = time.time()
 
     def carry_out(self, run: Callable[[], Status]) -> int:
         """Call it; returns the exit status, or leaves at once with it if others may be waiting for this process."""
@@ -74,14 +77,7 @@ class Attempt:
             _say("stopped before the first step; nothing to save")
             status = 130
         except Exception as error:
-            reason = _one_line(error)
-            lost = self._several() and is_lost_connection(error)
-            if lost:
-                _say(f"error{self._name()}: lost the connection to another process ({reason})")
-            else:
-                traceback.print_exc()
-            self._leave_report("lost" if lost else "error", reason)
-            status = Status.FAULT
+            status = self._failed(error)
         if self._several():
             # Python's own end would wait for the others, which may be waiting for this process.
             sys.stdout.flush()
@@ -91,11 +87,16 @@ class Attempt:
 
     def join(self, device: str, stack: ExitStack, *, start_minutes: float, minutes: float) -> World:
         """Join the other processes, under a watch; both are left with the stack. See `join_world` and `Watch`."""
+        from dinotrain.cluster.submission import refuse_another_job
         from dinotrain.distributed.world import join_world
 
         assert self.place is not None
+        if self.place.rank == 0:
+            refuse_another_job(self.reports().run_dir)
         self.watch = Watch(self.place, self.reports(), start_minutes=start_minutes, minutes=minutes)
-        stack.enter_context(self.watch)
+        # Alone before a terminal there is a person who sees it stand still, and who may have stopped it in a debugger.
+        if self._several() or not sys.stdin.isatty():
+            stack.enter_context(self.watch)
         return stack.enter_context(join_world(device, start_minutes, self.place, self.watch))
 
     def look_at_machines(self, world: World) -> None:
@@ -104,17 +105,34 @@ class Attempt:
         Raises:
             FaultError: with the hosts that are not like the others.
         """
-        from dinotrain.distributed.health_check import check_machines
+        from dinotrain.distributed.health_check import check_machines, differences
 
         facts = check_machines(world, self.reports().run_dir)
         if world.main:
             self.reports().begin([fact.host for fact in facts])
+            for text in differences(facts):
+                _say(f"warning: {text}")
 
     def reports(self) -> Reports:
         """Of this attempt."""
         assert self.place is not None
         assert self.run_dir is not None
-        return Reports(self.run_dir, self.place.attempt)
+        return Reports(self.run_dir, self.place.attempt, self._began)
+
+    def _failed(self, error: Exception) -> Status:
+        """What is not told in a line of ours already."""
+        reason = _one_line(error)
+        if is_full_or_forbidden(error):
+            _say(f"error{self._name()}: {reason}")
+            self._leave_report("refused", reason)
+            return Status.FAILED
+        if self._several() and is_lost_connection(error):
+            _say(f"error{self._name()}: lost the connection to another process ({reason})")
+            self._leave_report("lost", reason)
+            return Status.FAULT
+        traceback.print_exc()
+        self._leave_report("error", reason)
+        return Status.FAULT
 
     def _several(self) -> bool:
         return self.place is not None and self.place.size > 1
@@ -136,10 +154,10 @@ class Attempt:
             # A launcher may be about to kill this process, too: first what is known now.
             for pause in (0.0, OTHERS_SECONDS) if kind == "lost" else (0.0,):
                 time.sleep(pause)
-                if kind != "lost" or self.place.rank == min(reports.read()):
+                if self.place.rank == min(reports.processes(), default=self.place.rank):
                     reports.conclude()
-        except OSError as error:
-            _say(f"the report of the failure could not be written to {self.run_dir} ({error.strerror})")
+        except (OSError, ValueError) as error:
+            _say(f"the report of the failure could not be written to {self.run_dir} ({error})")
 
 
 def _say(text: str) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinotrain.cluster.record import Record
+from dinotrain.cluster.record import Record, own_job
 from dinotrain.distributed.failure import write_whole
+from dinotrain.errors import UserError
+from dinotrain.reporting.environment import COMMAND
 
 if TYPE_CHECKING:
     from dinotrain.commands.ending import Attempt, Ended, Status
@@ -37,17 +40,13 @@ class Job:
 
         # From here on a signal asks for an orderly end; until now submitit has answered it, by requeueing.
         with Interrupt() as interrupt:
-            record = Record.read(Path(self.record))
-            # Relative paths are those of the place where it was submitted.
-            os.chdir(record.cwd)
-            restart = _restart(record)
-            if record.cancelled.exists():
-                interrupt.requested = "SIGTERM"
-            if record.cluster == "local":
+            path, local = Path(self.record), "SUBMITIT_LOCAL_JOB_ID" in os.environ
+            restart = _restart(path, local)
+            if local:
                 _set_place(os.environ, restart)
-            status = _train(record, restart, interrupt)
-            if status == 75 and record.cluster == "local" and interrupt.requested == "SIGUSR2":
-                sys.exit(AGAIN if restart < record.requeues else status)
+            status = _train(path, restart, interrupt)
+            if status == 75 and local and interrupt.requested == "SIGUSR2":
+                sys.exit(AGAIN if restart < Record.read(path).requeues else status)
         if status not in (0, 75):
             sys.exit(status)
         return "done" if status == 0 else "stopped"
@@ -59,15 +58,25 @@ class Job:
         return DelayedSubmission(self)
 
 
-def _train(record: Record, restart: int, interrupt: Interrupt) -> int:
+def _train(path: Path, restart: int, interrupt: Interrupt) -> int:
     from dinotrain.commands.ending import Attempt
     from dinotrain.commands.notices import plain_warnings
 
     attempt = Attempt()
 
     def run() -> Status:
-        ended = _pretrain(record, restart, attempt, interrupt)
         assert attempt.place is not None
+        # Where the script looks for the reason, should this fail before the configuration is read.
+        attempt.run_dir = path.parents[1]
+        record = Record.read(path)
+        _go_back_to(record.cwd, attempt.place.host)
+        if attempt.place.rank == 0:
+            record = record.known_as(own_job(os.environ))
+        # What runs here is submitit's command; the run's environment is to say what was typed.
+        os.environ[COMMAND] = shlex.join(["python", "launch/slurm.py", *record.words])
+        if record.cancelled.exists():
+            interrupt.requested = "SIGTERM"
+        ended = _pretrain(record, restart, attempt, interrupt)
         if attempt.place.rank == 0:
             said = {"outcome": ended.status.name.lower(), **ended._asdict()}
             write_whole(record.outcome(restart), json.dumps(said))
@@ -75,6 +84,17 @@ def _train(record: Record, restart: int, interrupt: Interrupt) -> int:
 
     with plain_warnings():
         return attempt.carry_out(run)
+
+
+def _go_back_to(folder: str, host: str) -> None:
+    """Relative paths are those of the place where it was submitted."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UserError(
+            f"submitted from {folder}, which {host} does not see ({error.strerror}); submit it from a folder that all "
+            "nodes share"
+        ) from error
 
 
 def _pretrain(record: Record, restart: int, attempt: Attempt, interrupt: Interrupt) -> Ended:
@@ -85,10 +105,10 @@ def _pretrain(record: Record, restart: int, attempt: Attempt, interrupt: Interru
     return pretrain(config, attempt, interrupt)
 
 
-def _restart(record: Record) -> int:
+def _restart(path: Path, local: bool) -> int:
     """How often this job was started before."""
-    if record.cluster == "local":
-        return len(list(Path(record.folder).glob("outcome.*.json")))
+    if local:
+        return len(list(path.with_suffix("").glob("outcome.*.json")))
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 

@@ -19,7 +19,7 @@ from dinotrain.cluster.progress import Progress
 from dinotrain.cluster.reasons import reason_in_words
 from dinotrain.cluster.record import Record, latest
 from dinotrain.cluster.scheduler import cancel_job, job_state, signal_job
-from dinotrain.cluster.status import RunStatus, find_runs, status_of, statuses
+from dinotrain.cluster.status import RunStatus, find_runs, one_run, status_of, statuses
 from dinotrain.errors import UserError
 from dinotrain.training.display import duration
 
@@ -42,8 +42,9 @@ def status(runs: list[str]) -> int:
 
 def cancel(runs: list[str], now: bool) -> int:
     """End the jobs of runs: in order, or `now`; returns the exit status."""
-    found, exit_status = _each(runs, find_runs)
-    done, failed = _each(_all(found), lambda run: _cancel(run, now))
+    # Of a folder above runs it would be too easy to forget which are in it.
+    found, exit_status = _each(runs, one_run)
+    done, failed = _each(_all([found]), lambda run: _cancel(run, now))
     for line in done:
         print(line)
     return max(exit_status, failed)
@@ -107,15 +108,19 @@ def _cancel(run_dir: Path, now: bool) -> str:
         return f"{job} has ended before"
     if state.state == "RUNNING" and not now:
         return _stop(record, job)
+    record.cancelled.touch()
     cancel_job(record)
     if state.state == "PENDING":
         return f"{job} was waiting, and is cancelled"
-    return f"{job} is cancelled; what came after its last checkpoint is lost"
+    return f"{job} is cancelled; what came after its last checkpoint is lost, unless it is quick to save"
 
 
 def _stop(record: Record, job: str) -> str:
     record.cancelled.touch()
-    signal_job(record, "SIGTERM")
+    try:
+        signal_job(record, "SIGTERM")
+    except UserError as error:
+        raise UserError(f"{error} (it will not be started again)") from error
     return f"{job} is asked to finish its step, save and end; resume=RUN goes on from there"
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+LONGEST_MINUTES = 60 * 24 * 7
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
@@ -147,8 +149,9 @@ class ParallelOptions:
     timeout_minutes: float = 10.0
 
     def __post_init__(self) -> None:
-        _above_zero("parallel.start_timeout_minutes", self.start_timeout_minutes)
-        _above_zero("parallel.timeout_minutes", self.timeout_minutes)
+        for name in ("start_timeout_minutes", "timeout_minutes"):
+            if not 0 < (value := getattr(self, name)) <= LONGEST_MINUTES:
+                raise ValueError(f"parallel.{name}: got {value}, expected more than 0, at most {LONGEST_MINUTES}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,7 +117,7 @@ def resumed_words(run: str, words: Sequence[str]) -> tuple[list[str], Path]:
     """
     run_dir = Path(run).absolute()
     if not run_dir.is_dir():
-        raise UserError(f"resume={run}: there is no such folder")
+        raise UserError(f"resume={run}: {'is a file' if run_dir.exists() else 'there is no such folder'}")
     record = latest(run_dir)
     if record is not None:
         before, place = record.words, Path(record.cwd)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,7 +22,10 @@ Kind = Literal["error", "refused", "fault", "hang", "lost"]
 connection to another process broke."""
 
 
-_CONNECTION_LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|timed out|gloo", re.IGNORECASE)
+_CONNECTION_LOST = re.compile(r"connection (closed|reset) by peer|\bgloo\b|nccl(Remote|System)Error", re.IGNORECASE)
+WAITING_FOR_IMAGES = "waiting for images"
+START_SECONDS = 60.0
+"""How much later than the first the last process of a start may begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +73,16 @@ class Reports:
     Args:
         run_dir: the run's folder.
         attempt: `Place.attempt`.
+        since: when this start began, in seconds since 1970; launchers that number no starts give several the same
+            name, and what an earlier one has left does not count.
     """
 
-    def __init__(self, run_dir: Path, attempt: str) -> None:
+    def __init__(self, run_dir: Path, attempt: str, since: float = 0.0) -> None:
         self.run_dir, self.attempt, self.folder = run_dir, attempt, run_dir / "failures" / attempt
+        self._oldest = since - START_SECONDS
 
     def begin(self, hosts: Sequence[str]) -> None:
         """Write down which process runs where; by the first process."""
-        self.clear()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / "processes.json", json.dumps(list(hosts)))
 
@@ -90,20 +96,35 @@ class Reports:
 
     def add(self, report: Report) -> None:
         """Leave a report, if the run has got as far as to have a folder; the first of a process counts."""
-        path = self.folder / f"process_{report.process:05d}.json"
-        if not self.run_dir.is_dir() or path.exists():
+        path = self._path(report.process)
+        if not self.run_dir.is_dir() or self._counts(path):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(asdict(report)))
 
+    def processes(self) -> list[int]:
+        """Those that have left a report, by the names of the files alone."""
+        found = (path for path in self.folder.glob("process_*.json") if self._counts(path))
+        return sorted(int(path.stem.partition("_")[2]) for path in found)
+
     def read(self) -> dict[int, Report]:
-        """By process."""
-        found = (_read(path) for path in sorted(self.folder.glob("process_*.json")))
-        return {int(each["process"]): Report(**each) for each in found if each}
+        """By process; what can't be read is left out."""
+        return {rank: report for rank in self.processes() if (report := _report(self._path(rank)))}
 
     def hosts(self) -> list[str]:
         """Of the processes by rank; empty if they did not all come."""
-        return list(_read(self.folder / "processes.json") or [])
+        path = self.folder / "processes.json"
+        return list(_read(path) or []) if self._counts(path) else []
+
+    def _path(self, process: int) -> Path:
+        return self.folder / f"process_{process:05d}.json"
+
+    def _counts(self, path: Path) -> bool:
+        """Whether a file is there, and of this start."""
+        try:
+            return path.stat().st_mtime > self._oldest
+        except OSError:
+            return False
 
     def conclude(self, killed: Mapping[int, Killed] | None = None, otherwise: str = "") -> Failure:
         """Make one text of all reports, and leave it as `failure.txt`.
@@ -163,8 +184,13 @@ def _behind(hanging: Sequence[Report]) -> list[Report]:
     """Those that the others wait for: at an earlier step, or not waiting in a collective while others are."""
     first = min(report.step or 0 for report in hanging)
     found = [report for report in hanging if (report.step or 0) == first]
-    alone = [report for report in found if not waits_for_others(report.stack)]
-    return alone or found
+    for alone in (
+        [report for report in found if report.doing == WAITING_FOR_IMAGES],
+        [report for report in found if not waits_for_others(report.stack)],
+    ):
+        if 0 < len(alone) < len(found):
+            return alone
+    return found
 
 
 def waits_for_others(stack: str) -> bool:
@@ -205,9 +231,11 @@ def is_lost_connection(error: BaseException) -> bool:
     """Whether an exception tells of another process's end only."""
     import torch.distributed as dist
 
-    known = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError, ConnectionError)
-    # Gloo tells a closed connection as a plain RuntimeError.
-    return isinstance(error, known) or (type(error) is RuntimeError and bool(_CONNECTION_LOST.search(str(error))))
+    if isinstance(error, (dist.DistNetworkError, dist.DistStoreError, ConnectionError)):
+        return True
+    # NCCL tells broken GPUs in the same way, and gloo a closed connection as a plain RuntimeError.
+    told = isinstance(error, dist.DistBackendError) or type(error) is RuntimeError
+    return told and bool(_CONNECTION_LOST.search(str(error)))
 
 
 def ranges(numbers: Sequence[int]) -> str:
@@ -223,9 +251,17 @@ def ranges(numbers: Sequence[int]) -> str:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that nobody ever sees a part of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    # On two machines there may be processes of the same number.
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     beside.write_text(text, "utf-8")
     os.replace(beside, path)
+
+
+def _report(path: Path) -> Report | None:
+    stored = _read(path)
+    names = {field.name for field in fields(Report)}
+    # Another version's may have other keys.
+    return Report(**stored) if isinstance(stored, dict) and stored.keys() <= names else None
 
 
 def _read(path: Path):

@@ -13,6 +13,7 @@ from dinotrain.distributed.place import Place
 from dinotrain.errors import FaultError
 
 POLL_SECONDS = 0.1
+ATTEMPT_SECONDS = 10.0
 LAST_WORDS_SECONDS = 30.0
 """How much longer than the first process the others wait: to be told who is missing."""
 
@@ -25,22 +26,17 @@ def meet(place: Place, seconds: float) -> dist.Store:
     """
     assert place.address is not None
     host, port = place.address
-    serves = place.rank == 0 and not place.served
-    try:
-        plain = dist.TCPStore(
-            host, port, None, serves, timeout=datetime.timedelta(seconds=seconds), wait_for_workers=False
-        )
-    except (dist.DistNetworkError, dist.DistStoreError) as error:
-        what = f"can't listen on port {port}" if serves else f"process 0 is not to be reached at {host}:{port}"
-        brief = re.search(r"message: ([^)]*)\)", str(error))
-        raise FaultError(f"{place.host}: {what} ({brief[1] if brief else str(error).splitlines()[0]})") from error
-    store = dist.PrefixStore(f"dinotrain/{place.attempt}", plain)
+    begun = time.monotonic()
+    store = dist.PrefixStore(f"dinotrain/{place.attempt}", _store(place, begun + seconds))
     store.set(f"here/{place.rank}", place.host)
     if place.rank == 0:
-        missing = _wait_for_all(store, place.size, seconds)
+        missing = _wait_for_all(store, place.size, begun + seconds)
         store.set("missing", ",".join(map(str, missing)))
     try:
-        store.wait(["missing"], datetime.timedelta(seconds=seconds + LAST_WORDS_SECONDS))
+        while not store.check(["missing"]):
+            if time.monotonic() > begun + seconds + LAST_WORDS_SECONDS:
+                raise FaultError(f"process 0 at {host}:{port} does not say whether all have come")
+            time.sleep(POLL_SECONDS)
         missing = [int(rank) for rank in store.get("missing").decode().split(",") if rank]
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         raise FaultError(f"process 0 at {host}:{port} does not answer any more") from error
@@ -52,8 +48,28 @@ def meet(place: Place, seconds: float) -> dist.Store:
     return store
 
 
-def _wait_for_all(store: dist.Store, size: int, seconds: float) -> list[int]:
-    deadline, missing = time.monotonic() + seconds, list(range(size))
+def _store(place: Place, deadline: float) -> dist.TCPStore:
+    assert place.address is not None
+    host, port = place.address
+    serves = place.rank == 0 and not place.served
+    while True:
+        # In short attempts, between which a Ctrl-C is heard.
+        timeout = datetime.timedelta(seconds=min(max(deadline - time.monotonic(), 0.1), ATTEMPT_SECONDS))
+        try:
+            return dist.TCPStore(host, port, None, serves, timeout=timeout, wait_for_workers=False)
+        except (dist.DistNetworkError, dist.DistStoreError) as error:
+            if serves or time.monotonic() >= deadline:
+                what = f"can't listen on port {port}" if serves else f"process 0 is not to be reached at {host}:{port}"
+                found = re.search(r"message: ([^)]*)\)", str(error))
+                raise FaultError(f"{place.host}: {what} ({found[1] if found else _first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]
+
+
+def _wait_for_all(store: dist.Store, size: int, deadline: float) -> list[int]:
+    missing = list(range(size))
     while True:
         missing = [rank for rank in missing if not store.check([f"here/{rank}"])]
         if not missing or time.monotonic() > deadline:

@@ -110,5 +110,7 @@ def _attempt(environ: Mapping[str, str], otherwise: str) -> str:
     names = ("SLURM_JOB_ID", "SUBMITIT_LOCAL_JOB_ID", "TORCHELASTIC_RUN_ID")
     # torchrun says "none" where it was given no id.
     job = next((environ[name] for name in names if environ.get(name, "none") != "none"), otherwise)
-    restart = environ.get("SLURM_RESTART_COUNT") or environ.get("TORCHELASTIC_RESTART_COUNT") or "0"
+    counts = [environ.get(name) or "0" for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")]
+    # torchrun within a job of SLURM may start the processes again, too.
+    restart = ".".join(counts) if counts[1] != "0" and "SLURM_JOB_ID" in environ else str(sum(map(int, counts)))
     return f"{re.sub(r'[^0-9A-Za-z_-]', '_', job)}.{restart}"

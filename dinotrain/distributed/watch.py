@@ -16,6 +16,7 @@ from dinotrain.distributed.place import Place
 STEPS_BEFORE_STEADY = 3
 """Compilation, caches and connections make the first steps longer than all later ones."""
 FRAMES = 15
+CHECKPOINT_THREAD = "checkpoint"
 STOOD_STILL_SECONDS = 5.0
 """A look that comes so much too late: the whole process did not run."""
 GRACE_SECONDS = 10.0
@@ -51,7 +52,8 @@ class Watch:
         self._first_step: int | None = None
         self.step: int | None = None
         self.doing = "starting"
-        self.stood_still = 0.0
+        self._moved = self._since
+        self._still = (0.0, 0.0)  # when it went on, and how long it had not run
         self._ended = threading.Event()
         self._main = threading.main_thread().ident
         self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
@@ -71,6 +73,13 @@ class Watch:
             self.step = step
         steady = self.step is not None and self.step >= (self._first_step or 0) + STEPS_BEFORE_STEADY
         self.doing, self._patient, self._since = doing, patient or not steady, time.monotonic()
+        self._moved = self._since
+
+    @property
+    def stood_still(self) -> float:
+        """Seconds in which the process did not run since it last moved, if that explains why the others waited."""
+        when, gap = self._still
+        return gap if when > self._moved and gap > self._limits[self._patient] / 2 else 0.0
 
     def report(self, kind: Kind, reason: str, stack: str) -> Report:
         """Of this process, as it is now."""
@@ -92,7 +101,7 @@ class Watch:
         while not self._ended.wait(poll):
             gap, looked = time.monotonic() - looked - poll, time.monotonic()
             if gap > STOOD_STILL_SECONDS:
-                self.stood_still = gap
+                self._still = (looked, gap)
                 # It may go on, if the others have waited for it.
                 self._since += gap
             limit = self._limits[self._patient]
@@ -101,21 +110,45 @@ class Watch:
                 return
 
     def _give_up(self, limit: float) -> None:
-        frame = sys._current_frames().get(self._main or 0)
         key = "parallel.start_timeout_minutes" if self._patient else "parallel.timeout_minutes"
         at = "" if self.step is None else f" at step {self.step}"
         reason = f"{self.doing}{at} for more than {limit / 60:g} min ({key})"
-        report = self.report("hang", reason, stack_of(frame))
-        text = f"process {report.process} on {report.host}: {reason}\n{report.stack}"
-        if self.reports is not None:
-            self.reports.add(report)
-            deadline = time.monotonic() + GRACE_SECONDS
-            while time.monotonic() < deadline and len(self.reports.read()) < self.place.size:
-                time.sleep(0.2)
-            if self.place.rank == min(self.reports.read(), default=0):
-                text = self.reports.conclude().text
+        report = self.report("hang", reason, self._stacks())
+        _say(f"process {report.process} on {report.host}: {reason}\n{report.stack}")
+        # What hangs may be the file system that the report is written to.
+        last = threading.Timer(2 * GRACE_SECONDS, self._leave, (FAULT,))
+        last.daemon = True
+        last.start()
+        try:
+            if self.reports is not None:
+                _say(self._conclude(self.reports, report))
+        except (OSError, ValueError) as error:
+            _say(f"the report could not be written to {self.reports and self.reports.run_dir} ({error})")
+        finally:
+            last.cancel()
+            self._leave(FAULT)
+
+    def _conclude(self, reports: Reports, report: Report) -> str:
+        """Leaves the report, waits for the others', and makes one text of all, if that is up to this process."""
+        reports.add(report)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < deadline and len(reports.processes()) < self.place.size:
+            time.sleep(1.0)
+        return reports.conclude().text if self.place.rank == min(reports.processes()) else ""
+
+    def _stacks(self) -> str:
+        """Where the main thread is, and a save under way."""
+        frames = sys._current_frames()
+        parts = [stack_of(frames.get(self._main or 0))]
+        for thread in threading.enumerate():
+            if thread.name == CHECKPOINT_THREAD:
+                parts.append("  the save under way:\n" + stack_of(frames.get(thread.ident or 0)))
+        return "".join(parts)
+
+
+def _say(text: str) -> None:
+    if text:
         print(text, file=sys.stderr, flush=True)
-        self._leave(FAULT)
 
 
 def stack_of(frame: FrameType | None) -> str:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from dinotrain.distributed.meeting import meet
 from dinotrain.distributed.place import Place, find_place
 from dinotrain.distributed.watch import Watch
-from dinotrain.errors import UserError
+from dinotrain.errors import FaultError, UserError
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,9 @@ def _device(device: str, place: Place) -> torch.device:
     # SLURM can be told to show each process its own GPU only.
     index = 0 if count == 1 and place.sees_own_gpu else place.local_rank
     if index >= count:
-        raise UserError(
+        # A job may have been given a machine that has lost one.
+        kind = FaultError if place.hosts else UserError
+        raise kind(
             f"{place.local_size} processes were started on {place.host}, but torch finds {count} GPUs; "
             "start as many processes as there are GPUs (--nproc-per-node)"
         )

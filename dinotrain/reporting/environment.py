@@ -30,6 +30,8 @@ PACKAGES = (
     "matplotlib",
     "jaxtyping",
 )
+COMMAND = "DINOTRAIN_COMMAND"
+"""Variable with what was typed to submit this job; what runs in it is submitit's."""
 SOURCE_TREE = Path(__file__).parents[2]
 
 
@@ -37,7 +39,7 @@ def environment() -> dict[str, Any]:
     """Machine, packages, source revision and command of this process; null where something can't be found out."""
     return {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "command": os.environ.get(COMMAND) or shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "cpu": cpu_model(),
         "cores": usable_cores(),
         "memory_gb": memory_gb(),

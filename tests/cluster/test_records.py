@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dinotrain.cluster.record import Record, claim, latest, next_path, records
+from dinotrain.cluster.record import Record, claim, latest, next_path, own_job, records
 from dinotrain.errors import UserError
 
 
@@ -78,6 +78,29 @@ def test_a_claim_of_which_nothing_was_written_is_no_record(tmp_path: Path) -> No
     os.utime(empty, (0, 0))
     assert [record.job for record in records(tmp_path)] == ["7"]
     assert claim(tmp_path).name == "0003.json"
+
+
+def test_a_job_says_itself_who_it_is_if_its_submitter_did_not_come_to_it(tmp_path: Path) -> None:
+    folder = tmp_path / "jobs" / "0001"
+    record = replace(Record.read(claim(tmp_path)), folder=str(folder))
+    record.write()
+    folder.mkdir()
+    assert record.known_as("12_1").job == "12_1"
+    assert [each.job for each in records(tmp_path)] == ["12_1"]
+    replace(record, job="12").write()
+    assert Record.read(record.path).known_as("13").job == "12"
+
+
+@pytest.mark.parametrize(
+    ("environ", "job"),
+    [
+        ({"SLURM_JOB_ID": "7"}, "7"),
+        ({"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}, "7_0"),
+        ({"SUBMITIT_LOCAL_JOB_ID": "4711", "SLURM_JOB_ID": "7"}, "4711"),
+    ],
+)
+def test_which_job_a_process_is_part_of(environ: dict[str, str], job: str) -> None:
+    assert own_job(environ) == job
 
 
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({"format": 99}), json.dumps({"job": "1"})])

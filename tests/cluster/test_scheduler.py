@@ -93,7 +93,9 @@ def test_a_scheduler_that_does_not_answer_is_the_users_to_know(
     slurm: AnsweringSlurm, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slurm.fail("squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
-    with pytest.raises(UserError, match=r"^squeue: slurm_load_jobs error: Unable to contact slurm controller"):
+    with pytest.raises(
+        UserError, match=r"^SLURM does not answer: squeue: slurm_load_jobs error: Unable to contact slurm controller"
+    ):
         job_state(record)
     slurm.command("squeue", "sleep 10")
     monkeypatch.setattr(scheduler, "TIMEOUT", 0.1)

@@ -116,9 +116,9 @@ def test_after_a_requeue_it_says_what_stopped_it(slurm: AnsweringSlurm, run: Pat
     slurm.queue("PENDING", reason="BeginTime", restarts=1)
     assert said(run) == ("pending", "starts again in a moment; stopped by SIGUSR2 at step 20 of 100")
     slurm.queue("RUNNING", restarts=1, elapsed="0:01")
-    assert said(run) == ("running", "stopped by SIGUSR2 at step 20 of 100")
+    assert said(run) == ("running", "last stop: stopped by SIGUSR2 at step 20 of 100")
     slurm.queue("RUNNING", restarts=2, elapsed="0:01")
-    assert said(run) == ("running", "a node failed, or it was requeued by hand")
+    assert said(run) == ("running", "last stop: a node failed, or it was requeued by hand")
     assert status_of(run).restarts == 2
 
 
@@ -191,7 +191,7 @@ def test_resumes_by_hand_are_restarts_too(slurm: AnsweringSlurm, run: Path) -> N
 def test_what_can_not_be_asked_is_said(slurm: AnsweringSlurm, run: Path) -> None:
     slurm.fail("squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
     state, why = said(run)
-    assert (state, why.partition(":")[0]) == ("unknown", "squeue")
+    assert (state, why.partition(":")[0]) == ("unknown", "SLURM does not answer")
     assert status_of(run).progress.step == 20
     ended(run, reason="stopped by SIGTERM at step 20 of 100")
     assert said(run) == ("stopped", "stopped by SIGTERM at step 20 of 100")
@@ -394,5 +394,5 @@ def test_a_refused_cancellation_does_not_keep_others_from_theirs(
     assert out.endswith("job 13 was waiting, and is cancelled\n")
     assert err.splitlines() == [
         "error: none: no such run folder",
-        "error: scancel: error: Access/permission denied",
+        "error: scancel: Access/permission denied",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -123,11 +124,56 @@ def test_setup_comes_before_and_the_closing_after(slurm: FakeSlurm, say, tmp_pat
     assert say(*QUICK, "cluster.setup=[module load cuda,set -e]", "output_dir='runs/a b'").status == 0
     lines = [line for line in (slurm.script or "").splitlines() if line and not line.startswith("#")]
     folder = tmp_path / "here" / "runs" / "a b" / "jobs" / "0001"
-    expected = ["module load cuda", "set -e", "set +e", "export PYTHONSAFEPATH=1"]
-    assert lines[:4] == expected
-    assert lines[4] == f"export PYTHONPATH='{folder}/code'${{PYTHONPATH:+:$PYTHONPATH}}"
+    first = lines.index("module load cuda")
+    assert lines[first : first + 5] == [
+        "module load cuda",
+        "set -e",
+        "trap - EXIT ERR",
+        "set +e",
+        "export PYTHONSAFEPATH=1",
+    ]
+    assert lines[first + 5] == f"export PYTHONPATH='{folder}/code'${{PYTHONPATH:+:$PYTHONPATH}}"
     assert lines[-2].startswith("srun ")
     assert lines[-1] == f"{sys.executable} -m dinotrain.cluster.closing '{folder}/logs/records.json' $?"
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("no_such_command", 127, '"no_such_command" ended with status 127'),
+        ("exit 3", 3, '"exit 3" ended with status 3'),
+        ("ls /nowhere 2>/dev/null || true", 0, ""),
+        ("if false; then x; fi", 0, ""),
+    ],
+)
+def test_a_line_of_setup_that_fails_ends_the_script(
+    slurm: FakeSlurm, say, tmp_path: Path, line: str, status: int, said: str
+) -> None:
+    assert say(*QUICK, f'cluster.setup=["{line}"]').status == 0
+    script = (slurm.script or "").partition("# command")[0]
+    for command, text in (("python", 'echo closing "${@: -1}"; exit "${@: -1}"'), ("srun", "exit 0")):
+        (tmp_path / command).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / command).chmod(0o755)
+    script = script.replace(sys.executable, str(tmp_path / "python"))
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "x"}
+    done = subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True)
+    assert done.returncode == status
+    assert (f"dinotrain: cluster.setup: {said}\nclosing {status}\n" in done.stdout) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("array", "job"), [({}, "7"), ({"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}, "7_0")]
+)
+def test_each_start_is_marked_in_the_logs_of_all_tasks(slurm: FakeSlurm, say, tmp_path: Path, array, job: str) -> None:
+    assert say(*QUICK, "output_dir='runs/a b'").status == 0
+    logs = tmp_path / "here" / "runs" / "a b" / "jobs" / "0001" / "logs"
+    for name in (f"{job}_1_log.out", f"{job}_12_log.out", "7_5_1_log.out" if array else "8_1_log.out"):
+        (logs / name).write_text("before\n")
+    (line,) = [line for line in (slurm.script or "").splitlines() if line.startswith("for log in ")]
+    environ = {"SLURM_JOB_ID": "9" if array else "7", "SLURM_RESTART_COUNT": "3", "PATH": os.environ["PATH"], **array}
+    subprocess.run(["bash", "-uc", line], env=environ, check=True)
+    marked = {path.name for path in logs.glob("*_log.out") if path.read_text() == "before\ndinotrain: start 3\n"}
+    assert marked == {f"{job}_1_log.out", f"{job}_12_log.out"}
 
 
 def test_without_a_snapshot_the_code_runs_from_where_it_is(slurm: FakeSlurm, say, tmp_path: Path) -> None:

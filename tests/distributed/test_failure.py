@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
-from dinotrain.distributed.failure import Killed, Report, Reports, compose, ranges
+from dinotrain.distributed.failure import Killed, Report, Reports, compose, is_lost_connection, ranges, write_whole
 
 HOSTS = ["node0", "node0", "node1", "node1"]
 COLLECTIVE = '  File "/x/torch/distributed/distributed_c10d.py", line 1, in all_reduce\n    work.wait()\n'
@@ -109,9 +113,55 @@ def test_reports_are_kept_until_an_orderly_end(tmp_path: Path) -> None:
 def test_the_next_attempt_does_not_see_earlier_reports(tmp_path: Path) -> None:
     Reports(tmp_path, "12.0").add(report(0))
     assert not Reports(tmp_path, "12.1").read()
-    again = Reports(tmp_path, "12.0")
-    again.begin(HOSTS)
-    assert not again.read()
+
+
+def test_an_earlier_start_of_the_same_name_does_not_count(tmp_path: Path) -> None:
+    earlier = Reports(tmp_path, "29500.0")
+    earlier.begin(["gone"])
+    earlier.add(report(0, "error", reason="ValueError: yesterday"))
+    for path in earlier.folder.iterdir():
+        os.utime(path, (1000.0, 1000.0))
+    reports = Reports(tmp_path, "29500.0", since=time.time())
+    assert not reports.read()
+    assert not reports.hosts()
+    reports.add(report(0, "refused", reason="data.root: gone"))
+    assert reports.conclude().reason == "process 0 on node0: data.root: gone"
+
+
+def test_many_may_write_the_same_file_at_once(tmp_path: Path) -> None:
+    def write(index: int) -> str:
+        for _ in range(50):
+            write_whole(tmp_path / "file", str(index) * 1000)
+            assert len((tmp_path / "file").read_text()) == 1000
+        return ""
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[x/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"), True),
+        (RuntimeError("Connection closed by peer [127.0.0.1]:46763"), True),
+        (dist.DistBackendError("NCCL error: ncclRemoteError: a remote process exiting prematurely"), True),
+        (dist.DistBackendError("NCCL error: ncclInvalidUsage: Duplicate GPU detected"), False),
+        (dist.DistBackendError("NCCL error: unhandled cuda error, uncorrectable ECC error encountered"), False),
+        (RuntimeError("DataLoader timed out after 60 seconds"), False),
+        (ValueError("connection closed by peer"), False),
+    ],
+)
+def test_what_tells_of_the_end_of_another_process(error: Exception, lost: bool) -> None:
+    assert is_lost_connection(error) == lost
+
+
+def test_of_hanging_processes_the_one_that_waits_for_images_is_named() -> None:
+    # On GPUs the others do not stand in a collective but where they look at a number.
+    stack = '  File "/x/dinotrain/training/step.py", line 9, in finish\n    loss.item()\n'
+    training = [report(rank, "hang", stack=stack) for rank in (0, 2, 3)]
+    failure = of(*training, report(1, "hang", doing="waiting for images", stack=SLEEP))
+    assert failure.reason.startswith("process 1 on node0 did not go on")
 
 
 def test_no_run_folder_no_report(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import torch.distributed as dist
 from spawn import run_processes
 
 from dinotrain.distributed import health_check
-from dinotrain.distributed.health_check import Facts, check_machines, problems
+from dinotrain.distributed.health_check import Facts, check_machines, differences, problems
 from dinotrain.distributed.world import World
 from dinotrain.errors import FaultError
 
 VERSIONS: dict[str, str | None] = {"torch": "2.13.0", "xformers": None}
-GOOD = [Facts(f"node{rank // 2}", 1000.0, VERSIONS, "H200", f"{rank}") for rank in range(6)]
+GOOD = [Facts(f"node{rank // 2}", 1000.0, VERSIONS, "cuda", "H200", f"{rank}") for rank in range(6)]
 
 
 def changed(rank: int, **facts: Any) -> list[str]:
@@ -35,13 +35,20 @@ def test_machines_that_are_alike() -> None:
         ({"clock": 900.0}, "node1: its clock is 100 s behind"),
         ({"versions": {**VERSIONS, "torch": "2.11.0"}}, "node1: torch is 2.11.0, elsewhere 2.13.0"),
         ({"versions": {**VERSIONS, "xformers": "0.0.35"}}, "node1: xformers is 0.0.35, elsewhere missing"),
-        ({"gpu": "A100"}, "node1: its GPU is A100, elsewhere H200"),
+        ({"device": "cpu"}, "node1: it would train on cpu, the others on cuda"),
         ({"gpu_id": "2"}, "node1: 2 processes are on the same GPU"),
         ({"trouble": ("its GPU does not work (ECC)",)}, "node1: its GPU does not work (ECC)"),
     ],
 )
 def test_the_odd_one_is_named(facts: dict[str, Any], expected: str) -> None:
     assert changed(3, **facts) == [expected]
+
+
+def test_what_is_only_worth_a_word() -> None:
+    other = replace(GOOD[3], gpu="A100", versions={**VERSIONS, "numpy": "2.0"})
+    facts = [*GOOD[:3], other, *GOOD[4:]]
+    assert problems(facts) == []
+    assert differences(facts) == ["node1: numpy is 2.0, elsewhere missing", "node1: its GPU is A100, elsewhere H200"]
 
 
 def test_hosts_with_the_same_trouble_stand_together() -> None:

@@ -45,9 +45,41 @@ def move(watch: Watch, seconds: float, step: int | None = None) -> None:
 
 
 def test_what_moves_is_left_alone() -> None:
-    with watch(left := Left(), start=0.3, steady=0.3) as watching:
-        move(watching, 1.0)
+    with watch(left := Left(), start=2.0, steady=2.0) as watching:
+        move(watching, 3.5)
     assert not left
+
+
+def test_a_folder_that_can_not_be_written_to_does_not_keep_it_alive(tmp_path: Path, capsys) -> None:
+    (tmp_path / "failures").write_text("")
+    with watch(left := Left(), start=0.3, steady=0.3, reports=Reports(tmp_path, "1.0")):
+        assert left.told.wait(20)
+    said = capsys.readouterr().err
+    assert "the report could not be written" in said
+    assert "test_a_folder_that_can_not_be_written_to_does_not_keep_it_alive" in said
+
+
+class Stuck(Reports):
+    """On a file system that does not answer."""
+
+    def add(self, report: object) -> None:
+        time.sleep(60)
+
+
+def test_a_file_system_that_hangs_does_not_keep_it_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.5)
+    watching = watch(left := Left(), start=0.3, steady=0.3, reports=Stuck(tmp_path, "1.0"))
+    watching._thread.start()
+    assert left.told.wait(20)
+
+
+def test_a_save_under_way_is_in_the_report(tmp_path: Path) -> None:
+    done = threading.Event()
+    threading.Thread(target=done.wait, args=(30,), name=module.CHECKPOINT_THREAD, daemon=True).start()
+    with watch(left := Left(), start=0.3, steady=0.3, reports=Reports(tmp_path, "1.0")):
+        assert left.told.wait(20)
+    done.set()
+    assert "the save under way:" in (tmp_path / "failure.txt").read_text()
 
 
 def test_what_stands_still_is_ended_with_its_stack(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -79,7 +111,7 @@ def test_evaluations_may_take_as_long_as_the_start() -> None:
         assert left.told.wait(20)
 
 
-def _stand_still(rank: int) -> float:
+def _stand_still(rank: int) -> tuple[float, float]:
     """Is suspended for longer than it may stand, and goes on."""
     with watch(left := Left(), start=6.0, steady=6.0) as watching:
         watching.at("training")
@@ -90,12 +122,15 @@ def _stand_still(rank: int) -> float:
             os._exit(0)
         os.kill(os.getpid(), signal.SIGSTOP)
         assert not left.told.wait(2.0)
-        return watching.stood_still
+        remembered = watching.stood_still
+        watching.at("training")
+        return remembered, watching.stood_still
 
 
-def test_a_process_that_was_suspended_goes_on_and_remembers() -> None:
-    (found,) = run_processes(1, _stand_still)
-    assert 5.0 < found < 9.0
+def test_a_process_that_was_suspended_goes_on_and_remembers_until_it_has_moved() -> None:
+    ((remembered, later),) = run_processes(1, _stand_still)
+    assert 5.0 < remembered < 60.0
+    assert later == 0.0
 
 
 def _hang(rank: int, folder: str) -> tuple[list[int], str]:

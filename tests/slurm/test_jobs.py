@@ -72,7 +72,7 @@ def test_follow_shows_every_start_of_a_job(cluster: Cluster, tmp_path: Path) -> 
     assert following.returncode == 0, said
     assert [int(step) for step in re.findall(r"^step (\d+)/20  loss", shown, re.MULTILINE)] == list(range(1, 21))
     assert shown.count("dinotrain: start ") == 2
-    assert f"job {job} waits for start 2: starts again in a moment" in said
+    assert f"job {job} is pending for start 2: starts again in a moment" in said
     assert said.endswith(f"job {job} has ended: finished\n")
     assert cluster.state(job) == "COMPLETED"
 

@@ -94,7 +94,7 @@ def test_the_code_that_runs_is_the_code_that_was_submitted(cluster: Cluster, tmp
     tree, run_dir = tmp_path / "tree", tmp_path / "run"
     for name in ("dinotrain", "configs", "launch"):
         shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    with (tree / "dinotrain" / "cluster" / "job.py").open("a") as file:
+    with (tree / "dinotrain" / "commands" / "job.py").open("a") as file:
         file.write('\nprint("as it was submitted", flush=True)\n')
     words = (*WORDS, "optim.steps=4", "cluster.sbatch.hold=true", f"output_dir={run_dir}")
     # From the tree itself, whose folder Python would look in first.
