@@ -151,7 +151,7 @@ def _recorder(
     if world.main:
         metrics.truncate(state.step if state.step else -1)
         (run_dir / "config.yaml").write_text(settings.text)
-        (run_dir / "environment.json").write_text(json.dumps(environment(), indent=1))
+        (run_dir / "environment.json").write_text(json.dumps(environment(world.size), indent=1))
         (run_dir / "parameters.txt").write_text(parameter_table(state.student, state.optimizer))
         (run_dir / "skipped.txt").touch()
     world.barrier()

@@ -35,8 +35,12 @@ COMMAND = "DINOTRAIN_COMMAND"
 SOURCE_TREE = Path(__file__).parents[2]
 
 
-def environment() -> dict[str, Any]:
-    """Machine, packages, source revision and command of this process; null where something can't be found out."""
+def environment(processes: int = 1) -> dict[str, Any]:
+    """Machine, packages, source revision and command of this process; null where something can't be found out.
+
+    Args:
+        processes: of the run.
+    """
     return {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": os.environ.get(COMMAND) or shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
@@ -44,7 +48,7 @@ def environment() -> dict[str, Any]:
         "cores": usable_cores(),
         "memory_gb": memory_gb(),
         **gpus(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": processes,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "platform": platform.platform(),
         "python": platform.python_version(),
