@@ -95,7 +95,7 @@ class Attempt:
             refuse_another_job(self.reports().run_dir)
         self.watch = Watch(self.place, self.reports(), start_minutes=start_minutes, minutes=minutes)
         # Alone before a terminal there is a person who sees it stand still, and who may have stopped it in a debugger.
-        if self._several() or not sys.stdin.isatty():
+        if self._several() or sys.stdin is None or not sys.stdin.isatty():
             stack.enter_context(self.watch)
         return stack.enter_context(join_world(device, start_minutes, self.place, self.watch))
 
