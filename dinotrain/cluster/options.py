@@ -41,8 +41,9 @@ class SlurmOptions:
 
     `tasks_per_node`: processes on each node, null for one per GPU, or one without GPUs. `time` and `signal_delay_s`:
     so long before the time limit, training is asked to save and stop. `requeues`: how often the job may then be queued
-    again, also after preemption; `restart_on_failure`: how often after a failure that may pass. `check`: "full" for
-    all that training checks before it starts, "keys" where only the nodes see the data. `sbatch`: further options.
+    again, also after preemption; `restart_on_failure`: how often in a row after a failure that may pass. `check`:
+    "full" for all that training checks before it starts, "keys" where only the nodes see the data. `sbatch`: further
+    options.
     """
 
     nodes: int = 1
@@ -59,7 +60,7 @@ class SlurmOptions:
     setup: str | Sequence[str] = ()
     signal_delay_s: int = 120
     requeues: int = 100
-    restart_on_failure: int = 2
+    restart_on_failure: int = 5
     snapshot: bool = True
     check: Literal["full", "keys"] = "full"
     sbatch: dict[str, Any] = field(default_factory=dict)

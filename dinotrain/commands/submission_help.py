@@ -11,7 +11,7 @@ KEYS = (
     ("cluster.time=72h", "limit of each start; the run is saved and goes on by itself"),
     ("cluster.setup='[LINE, ...]'", "lines of shell before training, e.g. '[module load cuda]'"),
     ("cluster.requeues=100", "how often it goes on after the time limit or preemption"),
-    ("cluster.restart_on_failure=2", "after a failure that may pass: how often in a row"),
+    ("cluster.restart_on_failure=5", "after a failure that may pass: how often in a row"),
     ("cluster.sbatch.NAME=VALUE", "any other option of sbatch, e.g. cluster.sbatch.reservation=mine"),
     ("cluster.snapshot=false", "run the code as it is when the job starts, not as it is now"),
     ("cluster.check=keys", "if only the nodes see the data: check all but data and teacher"),
