@@ -103,7 +103,8 @@ def test_elements_of_an_array_are_jobs_of_their_own(cluster: Cluster, tmp_path: 
     cluster.signal(jobs[2], "USR2")
     cluster.wait("its requeue", lambda: cluster.field(jobs[2], "RestartCnt") == "1")
     assert [cluster.field(job, "RestartCnt") for job in jobs] == ["0", "0", "1"]
-    cluster.launch("cancel", "sweep", cwd=tmp_path)
+    cluster.launch("cancel", "sweep", cwd=tmp_path, status=1)  # which of them is to be said
+    cluster.launch("cancel", *map(str, runs))
     cluster.wait_for_end(jobs[2])
     said = lines(cluster, tmp_path)
     assert list(said) == ["sweep/seed=0", "sweep/seed=1", "sweep/seed=2"]
