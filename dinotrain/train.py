@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from dinotrain.commands.ending import Attempt, Status
+from dinotrain.commands.ending import Attempt
 from dinotrain.commands.notices import plain_warnings
 from dinotrain.commands.usage import help_text
-from dinotrain.errors import UserError
+from dinotrain.errors import Status, UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status, see `dinotrain.commands.ending.Status`."""
+    """The command; returns its exit status, see `dinotrain.errors.Status`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(help_text())

@@ -24,9 +24,8 @@ from dinotrain.cluster.record import Record, now, own_job
 from dinotrain.cluster.scheduler import requeue_job
 from dinotrain.cluster.start_logs import StartLogs
 from dinotrain.distributed.failure import Failure, Reports, compose
-from dinotrain.errors import UserError
+from dinotrain.errors import Status, UserError
 
-DONE, FAILED, STOPPED = 0, 1, 75
 REQUEUE_SECONDS = 60
 """Until SLURM ends this script because of the requeue."""
 PATIENCE_SECONDS = 300
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             ending = replace(ending, then="ended", reason=reason)
             _write_down(record, ending)
             _say(ending)
-    return {"done": DONE, "stopped": STOPPED}.get(ending.outcome, FAILED)
+    return Status[ending.outcome.upper()]
 
 
 def judge(record: Record, job: str, restart: int, status: int) -> Ending:

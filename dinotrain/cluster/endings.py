@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dinotrain.reporting.run_folder import object_of, text_of
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -26,11 +28,7 @@ class Ending:
 
 def endings(folder: Path) -> list[dict[str, Any]]:
     """All that are written down, oldest first; missing are those that SLURM cut off, and lines that can't be read."""
-    try:
-        lines = _path(folder).read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    return [row for line in lines if (row := _object(line))]
+    return [row for line in text_of(_path(folder)).splitlines() if (row := object_of(line))]
 
 
 def add_ending(folder: Path, ending: Ending) -> None:
@@ -71,11 +69,3 @@ def _restarted(row: dict[str, Any], outcome: str) -> bool:
 
 def _path(folder: Path) -> Path:
     return folder / "ended.jsonl"
-
-
-def _object(line: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinotrain.reporting.run_folder import RunFolder
+from dinotrain.reporting.run_folder import RunFolder, object_of
 
 TAIL_BYTES = 256 * 1024
 """Of metrics.jsonl: more rows than are looked at, also of a run of weeks."""
@@ -98,7 +97,7 @@ def _last_rows(path: Path) -> list[dict[str, Any]]:
     content = _bytes(path, TAIL_BYTES)
     # The first may have been cut, the last be in the making.
     lines = content.split(b"\n")[1 if len(content) == TAIL_BYTES else 0 : -1]
-    return [row for line in lines if (row := _object(line))]
+    return [row for line in lines if (row := object_of(line))]
 
 
 def _bytes(path: Path, last: int | None = None) -> bytes:
@@ -109,14 +108,6 @@ def _bytes(path: Path, last: int | None = None) -> bytes:
             return file.read() if last is None else file.read(last)
     except OSError:
         return b""
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _speed(rows: list[dict[str, Any]]) -> float | None:

@@ -108,12 +108,7 @@ class Record:
 
     def write(self) -> None:
         """Put it in the place of what is there, at once: nobody sees half of it."""
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(self._text())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self.path)
+        write_whole(self.path, self._text())
 
     def _text(self) -> str:
         stored = asdict(self)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from dinotrain.cluster.reasons import CUT_OFF, STOPPED, reason_in_words
 from dinotrain.cluster.record import Record, latest
 from dinotrain.cluster.scheduler import JobState, job_state
 from dinotrain.errors import UserError
+from dinotrain.reporting.run_folder import object_of, text_of
 
 AT_ONCE = 8
 """Runs that are looked at beside each other: the scheduler and shared folders answer slowly."""
@@ -173,7 +173,7 @@ def _ended_here(run_dir: Path, record: Record, known: JobState, progress: Progre
     if known.reason:
         return "unknown", known.reason
     paths = sorted(Path(record.folder).glob("outcome.*.json"), key=_modified)
-    said = _object(_text(paths[-1])) if paths else {}
+    said = object_of(text_of(paths[-1])) if paths else {}
     failure = _failure(run_dir / "failure.txt", since=max([record.path, *paths], key=_modified))
     if failure:
         return "failed", failure
@@ -203,7 +203,7 @@ def _failure(path: Path, since: Path) -> str:
     """The last failure in a line, if it is later than another file."""
     if _modified(path) < _modified(since):
         return ""
-    line = next(iter(_text(path).splitlines()), "")
+    line = next(iter(text_of(path).splitlines()), "")
     return re.sub(r"^[^,]*, start \S*: ", "", line)
 
 
@@ -212,18 +212,3 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

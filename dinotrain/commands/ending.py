@@ -9,33 +9,19 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dinotrain.distributed.failure import Kind, Reports, is_lost_connection
 from dinotrain.distributed.place import Place, find_place
 from dinotrain.distributed.watch import Watch
-from dinotrain.errors import FaultError, UserError, is_full_or_forbidden
+from dinotrain.errors import FaultError, Status, UserError, is_full_or_forbidden
 
 if TYPE_CHECKING:
     from dinotrain.distributed.world import World
 
 OTHERS_SECONDS = 3.0
 """For the report of the process that failed first, which may come later than the break of connections to it."""
-
-
-class Status(IntEnum):
-    """Exit statuses of the training command; a second Ctrl-C ends it with 130."""
-
-    DONE = 0
-    FAILED = 1
-    """For good: there is something for the user to put right."""
-    USAGE = 2
-    FAULT = 70
-    """A crash, a hang, a lost machine: may pass when tried again."""
-    STOPPED = 75
-    """On request: saved, and the same command goes on."""
 
 
 class Ended(NamedTuple):

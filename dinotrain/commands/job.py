@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from dinotrain.cluster.record import Record, own_job
 from dinotrain.distributed.failure import write_whole
-from dinotrain.errors import UserError
+from dinotrain.errors import Status, UserError
 from dinotrain.reporting.environment import COMMAND
 
 if TYPE_CHECKING:
-    from dinotrain.commands.ending import Attempt, Ended, Status
+    from dinotrain.commands.ending import Attempt, Ended
     from dinotrain.training.interrupt import Interrupt
 
 AGAIN = 144
@@ -45,11 +45,11 @@ class Job:
             if local:
                 _set_place(os.environ, restart)
             status = _train(path, restart, interrupt)
-            if status == 75 and local and interrupt.requested == "SIGUSR2":
+            if status == Status.STOPPED and local and interrupt.requested == "SIGUSR2":
                 sys.exit(AGAIN if restart < Record.read(path).requeues else status)
-        if status not in (0, 75):
+        if status not in (Status.DONE, Status.STOPPED):
             sys.exit(status)
-        return "done" if status == 0 else "stopped"
+        return "done" if status == Status.DONE else "stopped"
 
     def checkpoint(self) -> Any:
         """The same again: submitit asks for it if it gets a signal before the job does."""

@@ -13,10 +13,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dinotrain.commands.ending import Status
 from dinotrain.commands.notices import plain_warnings
 from dinotrain.commands.submission_help import help_text
-from dinotrain.errors import UserError
+from dinotrain.errors import Status, UserError
 
 if TYPE_CHECKING:
     from dinotrain.cluster.record import Record

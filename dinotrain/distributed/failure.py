@@ -253,7 +253,10 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file so that nobody ever sees a part of it."""
     # On two machines there may be processes of the same number.
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    beside.write_text(text, "utf-8")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(beside, path)
 
 

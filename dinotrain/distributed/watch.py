@@ -12,6 +12,7 @@ from types import FrameType
 
 from dinotrain.distributed.failure import Kind, Report, Reports
 from dinotrain.distributed.place import Place
+from dinotrain.errors import Status
 
 STEPS_BEFORE_STEADY = 3
 """Compilation, caches and connections make the first steps longer than all later ones."""
@@ -21,8 +22,6 @@ STOOD_STILL_SECONDS = 5.0
 """A look that comes so much too late: the whole process did not run."""
 GRACE_SECONDS = 10.0
 """For the others' reports, which come when their own time is up."""
-FAULT = 70
-"""Exit status: a fault that may have passed when it is tried again."""
 
 
 class Watch:
@@ -116,7 +115,7 @@ class Watch:
         report = self.report("hang", reason, self._stacks())
         _say(f"process {report.process} on {report.host}: {reason}\n{report.stack}")
         # What hangs may be the file system that the report is written to.
-        last = threading.Timer(2 * GRACE_SECONDS, self._leave, (FAULT,))
+        last = threading.Timer(2 * GRACE_SECONDS, self._leave, (Status.FAULT,))
         last.daemon = True
         last.start()
         try:
@@ -126,7 +125,7 @@ class Watch:
             _say(f"the report could not be written to {self.reports and self.reports.run_dir} ({error})")
         finally:
             last.cancel()
-            self._leave(FAULT)
+            self._leave(Status.FAULT)
 
     def _conclude(self, reports: Reports, report: Report) -> str:
         """Leaves the report, waits for the others', and makes one text of all, if that is up to this process."""

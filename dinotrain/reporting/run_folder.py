@@ -25,19 +25,19 @@ class RunFolder:
     @cached_property
     def rows(self) -> list[Row]:
         """Rows of `metrics.jsonl`; lines that can't be read are passed over."""
-        return [row for line in _text(self.path / "metrics.jsonl").splitlines() if (row := _object(line))]
+        return [row for line in text_of(self.path / "metrics.jsonl").splitlines() if (row := object_of(line))]
 
     @cached_property
     def results(self) -> Row:
-        return _object(_text(self.path / "results.json"))
+        return object_of(text_of(self.path / "results.json"))
 
     @cached_property
     def environment(self) -> Row:
-        return _object(_text(self.path / "environment.json"))
+        return object_of(text_of(self.path / "environment.json"))
 
     @cached_property
     def config_text(self) -> str:
-        return _text(self.path / "config.yaml")
+        return text_of(self.path / "config.yaml")
 
     @cached_property
     def config(self) -> Row:
@@ -50,7 +50,7 @@ class RunFolder:
     @cached_property
     def skipped(self) -> list[tuple[str, str]]:
         """(name, reason) of every image that could not be read."""
-        lines = _text(self.path / "skipped.txt").splitlines()
+        lines = text_of(self.path / "skipped.txt").splitlines()
         return [(name, reason) for name, _, reason in (line.partition("\t") for line in lines) if name]
 
     @cached_property
@@ -153,14 +153,16 @@ def picture_step(path: Path) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """What is in a file; "" if it can't be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
 
-def _object(text: str) -> Row:
+def object_of(text: str | bytes) -> Row:
+    """A JSON object; an empty one for anything else."""
     try:
         found = json.loads(text)
     except ValueError:

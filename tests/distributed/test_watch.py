@@ -16,7 +16,8 @@ from spawn import run_processes
 from dinotrain.distributed import watch as module
 from dinotrain.distributed.failure import Reports
 from dinotrain.distributed.place import Place
-from dinotrain.distributed.watch import FAULT, STEPS_BEFORE_STEADY, Watch
+from dinotrain.distributed.watch import STEPS_BEFORE_STEADY, Watch
+from dinotrain.errors import Status
 
 
 class Left(list):
@@ -86,7 +87,7 @@ def test_what_stands_still_is_ended_with_its_stack(tmp_path: Path, capsys: pytes
     with watch(left := Left(), start=0.3, steady=0.3, reports=Reports(tmp_path, "1.0")) as watching:
         watching.at("waiting for images", 7)
         assert left.told.wait(20)
-    assert left == [FAULT]
+    assert left == [Status.FAULT]
     text = (tmp_path / "failure.txt").read_text()
     assert "process 0 on here did not go on: waiting for images at step 7 for more than 0.005 min" in text
     assert "test_what_stands_still_is_ended_with_its_stack" in text
@@ -157,7 +158,7 @@ def _hang(rank: int, folder: str) -> tuple[list[int], str]:
 
 def test_the_process_that_the_others_wait_for_is_named(tmp_path: Path) -> None:
     found = run_processes(3, _hang, str(tmp_path))
-    assert [left for left, _ in found] == [[FAULT]] * 3
+    assert [left for left, _ in found] == [[Status.FAULT]] * 3
     first = found[0][1].splitlines()[0]
     assert "process 1 on node1 did not go on: waiting for images at step 3" in first
     assert "processes 0, 2 on node0, node2: did not go on, step 3, training" in found[0][1]
