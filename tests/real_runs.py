@@ -78,7 +78,7 @@ def run(run_dir: Path, *overrides: str, processes: int = 1, status: int = 0) -> 
 
 
 def run_command(words: list[str], folder: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240, env=environment(), cwd=folder)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1800, env=environment(), cwd=folder)
     assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -112,7 +112,7 @@ def wait_for_file(process: subprocess.Popen[str], path: Path, seconds: float = 1
 
 def end(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str]:
     process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
 

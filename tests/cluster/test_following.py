@@ -177,7 +177,7 @@ def following_process(slurm: AnsweringSlurm, record: Record, tmp_path: Path) -> 
 
 def test_ctrl_c_ends_following_quietly(following_process: "subprocess.Popen[str]") -> None:
     following_process.send_signal(2)
-    _, err = following_process.communicate(timeout=10)
+    _, err = following_process.communicate(timeout=120)
     assert following_process.returncode == 130
     assert err == "\n"
 

@@ -22,7 +22,7 @@ WORDS = ("+experiment=quickstart", *SHORT, *SMALL, "cluster=local")
 def submit(folder: Path, *words: str) -> tuple[Record, str]:
     """Submit and wait for the end of the command, whose output nobody else may hold open."""
     command = [sys.executable, str(LAUNCHER), *WORDS, f"output_dir={folder}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), cwd=folder.parent)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment(), cwd=folder.parent)
     assert done.returncode == 0, done.stderr
     record = latest(folder)
     assert record is not None

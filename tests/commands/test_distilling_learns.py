@@ -15,7 +15,7 @@ MARGIN = 5.0
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_a_distilled_student_is_better_than_the_same_network_alone(tmp_path: Path) -> None:
     def accuracy(name: str, *words: str) -> float:
         run_command(command_of(*words, *SHARED, f"output_dir={tmp_path / name}"), tmp_path)

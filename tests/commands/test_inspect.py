@@ -36,7 +36,7 @@ def command(*overrides: str) -> list[str]:
 
 def inspect(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*overrides), capture_output=True, text=True, timeout=120, env=environment(), cwd=folder
+        command(*overrides), capture_output=True, text=True, timeout=600, env=environment(), cwd=folder
     )
 
 
@@ -194,7 +194,7 @@ def test_an_interrupt_ends_it_in_one_line(tmp_path: Path) -> None:
             break
     time.sleep(2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     progress = ("Reading images: ", "Measuring throughput: ")
     assert [line for line in errors.splitlines() if not line.startswith(progress)] == ["stopped"]

@@ -165,7 +165,7 @@ def test_webdataset_reads_the_shards(images: Path, converted: Path) -> None:
     )
     # In a process of its own: it leaves files open.
     command = [sys.executable, "-W", "ignore", "-c", code, f"{converted}/*.tar"]
-    samples = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    samples = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout)
     assert [key for key, _, _ in samples] == keys
     assert [label for _, label, _ in samples].count(2) == 10
     assert all(shape[2] == 3 for _, _, shape in samples)
@@ -243,7 +243,7 @@ def test_a_stop_is_told_in_one_line_and_goes_on(tmp_path: Path) -> None:
     while not (tmp_path / "out" / "shard-000001.tar").exists() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     (line,) = errors.strip().splitlines()
     assert "the same command goes on" in line
@@ -407,7 +407,7 @@ def test_a_full_disk_is_told_in_one_line(images: Path, tmp_path: Path) -> None:
         "from dinotrain.prepare import main; sys.exit(main(sys.argv[1:]))"
     )
     words = [str(images), f"out={tmp_path}/out", "shard_size=60kB", "workers=1"]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert "can't write to" in line

@@ -181,7 +181,7 @@ def test_the_charts_of_long_runs_stay_small() -> None:
 def test_the_command_rebuilds_it(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=20)
     done = subprocess.run(
-        [sys.executable, "-m", "dinotrain.reporting.report", str(run)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "dinotrain.reporting.report", str(run)], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(run / "report.html")

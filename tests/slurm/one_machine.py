@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "launch" / "one_machine_slurm.sh"
 SUBMIT = REPOSITORY / "launch" / "slurm.py"
 NODES = 3
-SECONDS = 120.0
+SECONDS = 300.0
 """How long to wait for what takes some seconds on a machine that has nothing else to do."""
 
 SMALL = ("cluster.gpus_per_node=0", "cluster.tasks_per_node=1", "cluster.cpus_per_task=1", "cluster.time=60m")

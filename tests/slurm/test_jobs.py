@@ -68,7 +68,7 @@ def test_follow_shows_every_start_of_a_job(cluster: Cluster, tmp_path: Path) -> 
     ) as following:
         cluster.wait_for_step(tmp_path / "run", 5)
         cluster.signal(job, "USR2")
-        shown, said = following.communicate(timeout=180)
+        shown, said = following.communicate(timeout=600)
     assert following.returncode == 0, said
     assert [int(step) for step in re.findall(r"^step (\d+)/20  loss", shown, re.MULTILINE)] == list(range(1, 21))
     assert shown.count("dinotrain: start ") == 2

@@ -84,7 +84,7 @@ def test_wandb_offline_keeps_one_id_over_a_resume(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-c", code, str(run_dir)], capture_output=True, text=True, env=environment, timeout=120
+            [sys.executable, "-c", code, str(run_dir)], capture_output=True, text=True, env=environment, timeout=600
         )
         assert done.returncode == 0, done.stderr
     identity = (run_dir / "wandb_id.txt").read_text().strip()

@@ -62,7 +62,7 @@ def fetched(name: str, sha256: str, command: list[str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             try:
-                subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=120)
+                subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=600)
             except subprocess.TimeoutExpired as error:
                 raise OSError(f"{command[0]} took more than {error.timeout} s") from error
             except subprocess.CalledProcessError as error:

@@ -421,7 +421,7 @@ def _in_child(source: ShardSource) -> list[int]:
 
     process = context.Process(target=work)
     process.start()
-    shown = queue.get(timeout=30)
+    shown = queue.get(timeout=300)
     process.join(30)
     assert process.exitcode == 0
     queue.close()

@@ -203,7 +203,7 @@ def _in_children(work: Callable[[], bytes], children: int = 3) -> list[bytes]:
     processes = [context.Process(target=lambda: queue.put(work())) for _ in range(children)]
     for process in processes:
         process.start()
-    results = [queue.get(timeout=30) for _ in processes]
+    results = [queue.get(timeout=300) for _ in processes]
     for process in processes:
         process.join(30)
         assert process.exitcode == 0
