@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,10 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from dinotrain.data.broken import BrokenImage
 from dinotrain.data.source import Source
 from dinotrain.distributed.collectives import gather_rows
 from dinotrain.distributed.world import World
+from dinotrain.evaluation.reading import read_batches
 from dinotrain.models.vit import VisionTransformer
 
 
@@ -62,45 +61,77 @@ def extract(
     preparation: Preparation,
     world: World,
     batch: int = 256,
-    threads: int = 2,
+    threads: int | None = 2,
     check: Callable[[], object] = lambda: None,
 ) -> Features:
-    """Features of the images at `indices`, each computed once, the same on every process for any number of them.
+    """Features of the images at `indices`, each computed once, the same on every process for any number of them."""
+    chunks = list(
+        extracted(
+            lambda images: {"values": function(images)},
+            source,
+            indices,
+            preparation=preparation,
+            world=world,
+            batch=batch,
+            threads=threads,
+            check=check,
+        )
+    )
+    return Features(torch.cat([chunk["values"] for chunk, _ in chunks]), torch.cat([ok for _, ok in chunks]))
+
+
+def extracted(
+    function: Callable[[Float[Tensor, "B 3 S S"]], Mapping[str, Float[Tensor, "B _"]]],
+    source: Source,
+    indices: np.ndarray,
+    *,
+    preparation: Preparation,
+    world: World,
+    batch: int,
+    threads: int | None = None,
+    check: Callable[[], object] = lambda: None,
+) -> Iterator[tuple[dict[str, Float[Tensor, "n _"]], Bool[Tensor, "n"]]]:
+    """The same piece by piece, every process getting the rows of all: named features, and which images were readable.
 
     All processes make the same number of calls of `function`, as sharded networks need: short shares are filled up with
     repeats, which are dropped. `check` is called before each, also equally often; it may raise to end it all.
+
+    Args:
+        batch: images per process and call.
+        threads: that read images; None for one per core.
     """
-    share = -(-len(indices) // world.size)
-    mine = indices[world.rank * share : (world.rank + 1) * share]
-    padded = np.concatenate([mine, np.repeat(indices[:1], share - len(mine))])
-    values, readable = [], []
-    for pixels, ok in _batches(source, padded, preparation, batch, threads):
+    rounds = -(-len(indices) // (batch * world.size))
+    # The last round is shared evenly, too: no process reads images only to throw them away.
+    bounds = [(len(indices) * number // rounds, len(indices) * (number + 1) // rounds) for number in range(rounds)]
+    shares = [_share(end - start, world) for start, end in bounds]
+    mine = [indices[start:end][share.first : share.last] for (start, end), share in zip(bounds, shares)]
+    padded = [[*part.tolist(), *indices[:1].tolist() * (share.width - len(part))] for part, share in zip(mine, shares)]
+    blank = torch.zeros(3, preparation.size, preparation.size, dtype=torch.uint8)
+    loaded = read_batches(
+        lambda index: preparation.pixels(source.image(index)), padded, threads=threads, fetch=source.fetch
+    )
+    for images, own in zip(loaded, mine):
         world.at("evaluating", patient=True)
         check()
-        features = function(preparation.normalize(pixels.to(world.device))).float()
-        values.append(torch.where(ok.to(world.device).unsqueeze(1), features, 0.0))
-        readable.append(ok.to(world.device))
-    local = torch.cat(values)[: len(mine)]
-    return Features(gather_rows(local), gather_rows(torch.cat(readable)[: len(mine)].int()).bool())
+        pixels = torch.stack([blank if image is None else image for image in images])
+        readable = torch.tensor([image is not None for image in images], device=world.device)
+        found = function(preparation.normalize(pixels.to(world.device)))
+        kept = {name: torch.where(readable.unsqueeze(1), value.float(), 0.0) for name, value in found.items()}
+        rows = {name: gather_rows(value[: len(own)]) for name, value in kept.items()}
+        yield rows, gather_rows(readable[: len(own)].int()).bool()
 
 
-def _batches(
-    source: Source, indices: np.ndarray, preparation: Preparation, batch: int, threads: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    def read(index: int) -> Tensor | None:
-        try:
-            return preparation.pixels(source.image(index))
-        except BrokenImage:
-            return None
+class _Share(NamedTuple):
+    """Which of a round's images are a process's, and how many each process computes."""
 
-    blank = torch.zeros(3, preparation.size, preparation.size, dtype=torch.uint8)
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(indices), batch):
-            part = indices[start : start + batch].tolist()
-            source.fetch(part)
-            images = list(pool.map(read, part))
-            ok = torch.tensor([image is not None for image in images])
-            yield torch.stack([blank if image is None else image for image in images]), ok
+    first: int
+    last: int
+    width: int
+
+
+def _share(count: int, world: World) -> _Share:
+    width = -(-count // world.size)
+    return _Share(min(world.rank * width, count), min((world.rank + 1) * width, count), width)
 
 
 def cls_function(backbone: VisionTransformer) -> Callable[[Tensor], Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
@@ -53,7 +54,7 @@ class ListSource(Source):
         self.min_size = min_size
         self._storage = Storage() if storage is None else storage
         self._remote = Remote(self._storage)
-        self._fetched: dict[int, bytes | BrokenImage] = {}
+        self._fetched: dict[int, dict[int, bytes | BrokenImage]] = {}  # by thread
         file = ListFile(root, Columns(path_column, label_column), self._remote)
         self._base = file.folder if base is None else place(base)
         arrays = file.listing()
@@ -70,7 +71,7 @@ class ListSource(Source):
 
     def read(self, index: int) -> bytes:
         """One file; raises `BrokenImage` when it is missing or can't be read."""
-        result = self._fetched.pop(index, None)
+        result = self._fetched.get(threading.get_ident(), {}).pop(index, None)
         if result is None:
             result = self._get(index)
         if isinstance(result, BrokenImage):
@@ -94,7 +95,7 @@ class ListSource(Source):
             return
         wanted = [index for index in dict.fromkeys(indices) if is_remote(os.fsdecode(self._file(index)))]
         with ThreadPoolExecutor(_THREADS) as threads:
-            self._fetched = dict(zip(wanted, threads.map(self._get, wanted)))
+            self._fetched[threading.get_ident()] = dict(zip(wanted, threads.map(self._get, wanted)))
 
     def _file(self, index: int) -> bytes:
         """Path or URL of an image."""

@@ -1,0 +1,122 @@
+"""Everything a task works with: a frozen backbone, images, and their features."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from dinotrain.data.progress import progress
+from dinotrain.distributed.world import World
+from dinotrain.evaluation.backbone import Backbone
+from dinotrain.evaluation.features import extracted
+from dinotrain.evaluation.splits import Split
+from dinotrain.evaluation.store import READABLE, FeatureStore
+
+
+class SplitFeatures(NamedTuple):
+    """Features of the images of a split that could be read."""
+
+    values: Float[Tensor, "n D"]
+    """On the CPU, in float32 or float16, maybe mapped from a file: not to be written to."""
+    rows: Int64[np.ndarray, "n"]
+    """Which of the split's images these are."""
+    labels: Int64[np.ndarray, "n"] | None
+    """Class numbers; None where the images have none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What tasks are given.
+
+    Args:
+        train, test: where to learn and where to measure.
+        validation: where to choose hyper-parameters; None to hold out a part of train.
+        extra_tests: further images for the same classifiers, by name.
+        seed: of everything random.
+        batch: images per process and forward pass.
+        threads: that read images; None for one per core.
+        store: where features are kept.
+        identity: hash of the weights, for the store; None if they may change (features are not kept then).
+        check: called with every tick, by all processes together; may raise to end an evaluation.
+    """
+
+    backbone: Backbone
+    world: World
+    train: Split
+    test: Split
+    validation: Split | None = None
+    extra_tests: Mapping[str, Split] = field(default_factory=dict)
+    seed: int = 0
+    batch: int = 128
+    threads: int | None = None
+    store: FeatureStore
+    identity: str | None = None
+    check: Callable[[], object] = lambda: None
+
+    def tick(self) -> None:
+        """To be called in loops, equally often by all processes: says that things go on, and ends them if asked to."""
+        self.world.at("evaluating", patient=True)
+        self.check()
+
+    def progress(self, what: str, total: int, unit: str = "images") -> AbstractContextManager[Callable[[int], None]]:
+        """Shows how far a job has come: yields a function to call with how much is done."""
+        return progress(what, total, unit)
+
+    def features(self, split: Split, parts: Sequence[str] = ("cls_1",)) -> SplitFeatures:
+        """One row per readable image, the parts (see `Backbone.pooled`) beside each other; alike on all processes."""
+        arrays = self.store.arrays(
+            self._about(split), parts, len(split), lambda missing: self._extracted(split, missing)
+        )
+        readable = arrays[READABLE]
+        rows = np.flatnonzero(readable)
+        chosen = [arrays[part] if readable.all() else arrays[part][rows] for part in parts]
+        values = chosen[0] if len(chosen) == 1 else np.concatenate(chosen, axis=1)
+        labels = split.source.labels
+        return SplitFeatures(_shared(values), rows, None if labels is None else labels[split.indices[rows]])
+
+    def _about(self, split: Split) -> dict:
+        preparation, network = self.backbone.preparation, self.backbone.network
+        return {
+            "version": 1,
+            "weights": self.identity or f"in memory {id(self)}",
+            "position_resize": network.position_resize,
+            "source": split.source.fingerprint(),
+            "min_size": split.source.min_size,
+            "images": hashlib.sha256(np.ascontiguousarray(split.indices, np.int64).data).hexdigest(),
+            "preparation": [preparation.size, preparation.crop_fraction, preparation.mean, preparation.std],
+            "precision": str(self.backbone.dtype),
+        }
+
+    def _extracted(self, split: Split, parts: Sequence[str]) -> Iterator[tuple[dict[str, Tensor], Bool[Tensor, "n"]]]:
+        half = self.backbone.dtype != torch.float32
+        with self.progress(f"Features of the {split.name} images", len(split)) as report:
+            done = 0
+            for rows, readable in extracted(
+                lambda images: self.backbone.pooled(images, parts),
+                split.source,
+                split.indices,
+                preparation=self.backbone.preparation,
+                world=self.world,
+                batch=self.batch,
+                threads=self.threads,
+                check=self.check,
+            ):
+                done += len(readable)
+                report(done)
+                yield ({name: value.half() for name, value in rows.items()} if half else rows), readable
+
+
+def _shared(values: np.ndarray) -> Tensor:
+    """The array as a tensor, without a copy; torch can't mark it as not to be written to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values)

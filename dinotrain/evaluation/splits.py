@@ -1,0 +1,89 @@
+"""Which images are learned from, and which are measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from dinotrain.data.source import Source
+from dinotrain.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some images of a source."""
+
+    source: Source
+    indices: np.ndarray
+    """[n] numbers of its images in the source."""
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> Int64[np.ndarray, "n"]:
+        """Class numbers.
+
+        Raises:
+            UserError: if the images have none.
+        """
+        if self.source.labels is None:
+            raise UserError(f"data: the {self.name} images have no labels; expected one sub-folder of images per class")
+        return self.source.labels[self.indices]
+
+    def part(self, rows: np.ndarray, name: str | None = None) -> Split:
+        """The images in these rows of the split."""
+        return Split(self.source, self.indices[rows], name or self.name)
+
+
+def whole(source: Source, name: str, most: int | None = None, seed: int = 0) -> Split:
+    """All images of a source, or a random draw of so many, in ascending order."""
+    indices = np.arange(len(source))
+    if most is not None and most < len(source):
+        indices = np.sort(np.random.default_rng([seed, len(source)]).permutation(len(source))[:most])
+    return Split(source, indices, name)
+
+
+def held_out(
+    labels: Int64[np.ndarray, "n"], share: float, seed: int, classes: tuple[str, ...] | None = None
+) -> tuple[Int64[np.ndarray, "fit"], Int64[np.ndarray, "held"]]:
+    """Rows to learn from and rows to choose by: the share of every class, at least one image, set apart.
+
+    Depends on labels, share and seed alone.
+
+    Raises:
+        UserError: if a class has a single image, which can't be on both sides.
+    """
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    present, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    if (counts < 2).any():
+        number = int(present[counts < 2][0])
+        name = classes[number] if classes else f"number {number}"
+        more = f" (and {(counts < 2).sum() - 1} more)" if (counts < 2).sum() > 1 else ""
+        raise UserError(
+            f"data: class {name}{more} has a single training image, so none can be held out to choose by; expected at "
+            "least 2 of each class, or validation_root=..."
+        )
+    take = np.maximum(np.round(counts * share).astype(int), 1)
+    # The position of every image within its class.
+    place = np.arange(len(labels)) - np.repeat(starts, counts)
+    held = place < np.repeat(np.minimum(take, counts - 1), counts)
+    return np.sort(by_class[~held]), np.sort(by_class[held])
+
+
+def random_part(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same without classes: rows to learn from, and at least one row to measure on.
+
+    Raises:
+        UserError: if there are fewer than two images.
+    """
+    if count < 2:
+        raise UserError(f"data: got {count} images, expected at least 2, so that some can be held out")
+    order = np.random.default_rng(seed).permutation(count)
+    held = min(max(round(count * share), 1), count - 1)
+    return np.sort(order[held:]), np.sort(order[:held])
