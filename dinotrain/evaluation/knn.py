@@ -3,11 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
+
+from dinotrain.evaluation.neighbours import Neighbours, nearest
+
+_CHUNK = 4096
+"""Queries whose votes are counted at once."""
+
+
+class Verdict(NamedTuple):
+    """What the neighbours of each query say of its class. On the CPU."""
+
+    predicted: Int64[Tensor, "m"]
+    rank: Int64[Tensor, "m"]
+    """Place of the true class among all classes by votes, from 0. A class without votes is not in the running: it
+    has the last place."""
+
+    def within(self, places: int) -> float:
+        """Percent of the queries whose class has one of the first places (top-1, top-5)."""
+        return 100.0 * float((self.rank < places).double().mean())
+
+
+@torch.no_grad()
+def vote(
+    found: Neighbours,
+    bank_labels: Int[Tensor, "n"],
+    query_labels: Int[Tensor, "m"],
+    *,
+    k: int,
+    temperature: float,
+    classes: int,
+) -> Verdict:
+    """The first k neighbours vote for their class with weight exp(similarity / temperature).
+
+    Classes with equal votes are ranked by number.
+    """
+    # On the CPU the order of the sums, and so what becomes of ties, is always the same.
+    similarity, index = found.similarity[:, :k].cpu(), found.index[:, :k].cpu()
+    voted, truth = bank_labels.cpu()[index], query_labels.cpu().long().unsqueeze(1)
+    # Against the nearest one, so that no temperature is too low for float32.
+    weights = ((similarity - similarity[:, :1]) / temperature).exp()
+    numbers = torch.arange(classes)
+    predicted, rank = [], []
+    for part in (slice(start, start + _CHUNK) for start in range(0, len(index), _CHUNK)):
+        votes = torch.zeros(len(index[part]), classes).scatter_add_(1, voted[part].long(), weights[part])
+        own = votes.gather(1, truth[part])
+        before = (votes > own) | ((votes == own) & (numbers < truth[part]))
+        predicted.append(votes.argmax(dim=1))
+        rank.append(torch.where(own[:, 0] > 0, before.sum(dim=1), classes))
+    return Verdict(torch.cat(predicted), torch.cat(rank))
 
 
 @torch.no_grad()
@@ -32,16 +80,9 @@ def knn_accuracy(
     if center:
         mean = bank.mean(dim=0)
         bank, queries = bank - mean, queries - mean
-    bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
+    found = nearest(bank, queries, max(k), query_chunk=chunk, check=check)
     classes = int(max(bank_labels.max(), query_labels.max())) + 1
-    largest = min(max(k), bank.shape[0])
-    correct = dict.fromkeys(k, 0)
-    for part, truth in zip(queries.split(chunk), query_labels.split(chunk)):
-        check()
-        similarity, index = (part @ bank.T).topk(largest, dim=1)
-        weights, voted = (similarity / temperature).exp(), bank_labels[index]
-        for size in k:
-            votes = torch.zeros(part.shape[0], classes, device=part.device)
-            votes.scatter_add_(1, voted[:, :size], weights[:, :size])
-            correct[size] += int((votes.argmax(dim=1) == truth).sum())
-    return {size: 100.0 * count / queries.shape[0] for size, count in correct.items()}
+    return {
+        size: vote(found, bank_labels, query_labels, k=size, temperature=temperature, classes=classes).within(1)
+        for size in k
+    }

@@ -1,0 +1,46 @@
+"""Contact sheets: images as squares of one size, with coloured frames, in rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+GREEN, RED, GREY = (0, 158, 115), (213, 94, 0), (150, 150, 150)
+"""Right, wrong, neither; told apart by those who can't tell green from red (Okabe and Ito 2008)."""
+
+_SIDE, _FRAME, _GAP = 88, 4, 4
+
+
+def tile(
+    image: UInt8[np.ndarray, "H W 3"], color: tuple[int, int, int], *, side: int = _SIDE
+) -> UInt8[np.ndarray, "s s 3"]:
+    """The middle square of an image, scaled, in a frame."""
+    from PIL import Image
+
+    height, width, _ = image.shape
+    short, inner = min(height, width), side - 2 * _FRAME
+    top, left = (height - short) // 2, (width - short) // 2
+    square = Image.fromarray(np.ascontiguousarray(image[top : top + short, left : left + short]))
+    # Small pictures, such as those of CIFAR-10, would only get blurred.
+    scaled = square.resize(
+        (inner, inner), Image.Resampling.BICUBIC if short >= inner // 2 else Image.Resampling.NEAREST
+    )
+    framed = np.empty((side, side, 3), np.uint8)
+    framed[:] = color
+    framed[_FRAME:-_FRAME, _FRAME:-_FRAME] = np.asarray(scaled)
+    return framed
+
+
+def sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "s s 3"]]], *, apart: bool = False) -> UInt8[np.ndarray, "H W 3"]:
+    """Rows of tiles on white; with `apart`, the first tile of each row stands off from the others."""
+    side = rows[0][0].shape[0]
+    longest, lead = max(len(row) for row in rows), 4 * _GAP if apart else 0
+    shape = (len(rows) * (side + _GAP) + _GAP, longest * (side + _GAP) + _GAP + lead, 3)
+    picture = np.full(shape, 255, np.uint8)
+    for down, row in enumerate(rows):
+        for across, square in enumerate(row):
+            top, left = _GAP + down * (side + _GAP), _GAP + across * (side + _GAP) + (lead if across else 0)
+            picture[top : top + side, left : left + side] = square
+    return picture
