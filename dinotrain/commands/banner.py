@@ -51,10 +51,10 @@ def _named(entry: Entry, text: str) -> str:
 
 
 def _labels(source: Source) -> str:
-    classes = len(source.classes) if source.classes is not None else 0
-    if not classes and source.labels is not None:
-        classes = len(np.unique(source.labels))
-    return f"{classes} classes (for k-NN only)" if classes else "no labels"
+    if source.labels is None:
+        return "no labels"
+    classes = len(source.classes) if source.classes else len(np.unique(source.labels))
+    return f"{classes} classes (for k-NN only)"
 
 
 def _teacher(settings: Settings, plan: Plan) -> str:

@@ -28,6 +28,8 @@ RECIPE_GROUPS = ("seed", "model", "method", "data", "crops", "augment", "optim",
 HINTS = {
     "teacher.weights": "the run, checkpoint or file of the teacher, e.g. teacher.weights=runs/vitg14",
     "data.root": "the folder (or file) with the images to train on, e.g. data.root=/data/imagenet/train",
+    "data.unit": "what the numbers in the depth files are: mm, cm, m, or the metres of one step, e.g. data.unit=mm",
+    "weights": "a run, checkpoint, .pth, .safetensors or Hugging Face folder, e.g. weights=runs/vits14",
     "data.sources": "sets to mix, e.g. 'data.sources=[{data: folder, root: /a, weight: 2}, {data: list, root: /b}]'",
 }
 
@@ -81,9 +83,9 @@ def read_overrides(words: Sequence[str]) -> list[Override]:
 
 
 def _with_new_keys(root: str, override: str) -> str:
-    """Options of file systems and of sbatch are not known here: any key may be set."""
-    free = r"storage\.options[.=]|cluster\.sbatch[.=]" if root == "launch" else r"storage\.options[.=]"
-    return f"++{override}" if re.match(free, override) else override
+    """Options of file systems and of sbatch, and names of further tests, are not known here: any key may be set."""
+    free = {"launch": r"cluster\.sbatch[.=]|", "job": r"cluster\.sbatch[.=]|", "evaluate": r"extra_tests[.=]|"}
+    return f"++{override}" if re.match(free.get(root, "") + r"storage\.options[.=]", override) else override
 
 
 def without_secrets(config: DictConfig) -> DictConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dinotrain.data.source import Source
+
+_READING = threading.Lock()
+"""Held while images are read; not an attribute, for a source must go to other processes."""
 
 
 class MemorySource(Source):
@@ -34,7 +38,10 @@ class MemorySource(Source):
 
     def share(self) -> None:
         if self._images is None:
-            self._images = self._read()
+            # Of several threads that want an image, one reads them all.
+            with _READING:
+                if self._images is None:
+                    self._images = self._read()
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """A copy of one picture, grey repeated to three channels."""
