@@ -1,7 +1,8 @@
-"""transformers and timm, whose networks some tests compare with; and networks with values that matter."""
+"""transformers, timm and torchmetrics, which some tests compare with; and networks with values that matter."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,13 @@ def timm() -> ModuleType:
     """The package; a test that asks for it is skipped where it is not installed."""
     _prepare_torchvision()
     return pytest.importorskip("timm")
+
+
+def torchmetrics(part: str) -> ModuleType:
+    """A module of the package; a test that asks for it is skipped where it is not installed."""
+    _prepare_torchvision()
+    pytest.importorskip("torchmetrics")
+    return importlib.import_module(f"torchmetrics.{part}")
 
 
 def randomize(module: nn.Module, seed: int = 0) -> None:

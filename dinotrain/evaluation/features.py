@@ -47,7 +47,7 @@ class Preparation:
         top, left = (shape[0] - self.size) // 2, (shape[1] - self.size) // 2
         return x[0, :, top : top + self.size, left : left + self.size].contiguous()
 
-    def normalize(self, pixels: UInt8[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+    def normalize(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
         return (pixels.float() / 255 - mean) / std
