@@ -70,7 +70,8 @@ def judge(record: Record, job: str, restart: int, status: int) -> Ending:
     """
     said, logs = _outcome(record.outcome(restart)), StartLogs(record)
     if said.get("outcome") == "done":
-        return Ending(restart, now(), "done", f"done: all {said['steps']} steps", said["step"], "ended")
+        amount = f"{said['steps']} {said.get('unit', 'steps')}"
+        return Ending(restart, now(), "done", f"done: all {amount}", said["step"], "ended")
     if said or logs.signalled:
         return _stopped(record, job, restart, said)
     return _failed(record, job, restart, status, logs)

@@ -33,6 +33,8 @@ class Ended(NamedTuple):
     """The signal that asked for the end; None if it is done."""
     done: bool
     """Also the evaluation after the last step."""
+    unit: str = "steps"
+    """What is counted."""
 
     @property
     def status(self) -> Status:
@@ -42,7 +44,9 @@ class Ended(NamedTuple):
 class Attempt:
     """One start of a run in this process, as far as it has come; ends it in order, whatever happens."""
 
-    def __init__(self) -> None:
+    def __init__(self, interrupted: str = "stopped before the first step; nothing to save") -> None:
+        """Begin it; `interrupted` is what to say at a Ctrl-C."""
+        self.interrupted = interrupted
         self.place: Place | None = None
         self.run_dir: Path | None = None
         """Where the report of a failure goes; None until that is known."""
@@ -60,7 +64,7 @@ class Attempt:
             self._leave_report("fault" if fault else "refused", str(error))
             status = Status.FAULT if fault else Status.FAILED
         except KeyboardInterrupt:
-            _say("stopped before the first step; nothing to save")
+            _say(self.interrupted)
             status = 130
         except Exception as error:
             status = self._failed(error)

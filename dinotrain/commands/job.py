@@ -1,4 +1,4 @@
-"""What every task of a submitted job does: the training command, with its configuration from the run folder."""
+"""What every task of a submitted job does: training with its configuration from the run folder, or an evaluation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Job:
     record: str
 
     def __call__(self) -> str:
-        """Train to the end, or until asked to stop; ends the process with an exit status if it fails."""
+        """Work to the end, or until asked to stop; ends the process with an exit status if it fails."""
         from dinotrain.training.interrupt import Interrupt
 
         # From here on a signal asks for an orderly end; until now submitit has answered it, by requeueing.
@@ -44,7 +44,7 @@ class Job:
             restart = _restart(path, local)
             if local:
                 _set_place(os.environ, restart)
-            status = _train(path, restart, interrupt)
+            status = _carry_out(self, path, restart, interrupt)
             if status == Status.STOPPED and local and interrupt.requested == "SIGUSR2":
                 sys.exit(AGAIN if restart < Record.read(path).requeues else status)
         if status not in (Status.DONE, Status.STOPPED):
@@ -57,8 +57,30 @@ class Job:
 
         return DelayedSubmission(self)
 
+    def work(self, record: Record, restart: int, attempt: Attempt, interrupt: Interrupt) -> Ended:
+        """Train as configured."""
+        from dinotrain.commands.pretrain import pretrain
+        from dinotrain.commands.submitted import submitted_config
 
-def _train(path: Path, restart: int, interrupt: Interrupt) -> int:
+        config = submitted_config(Path(record.folder), restarted=restart > 0)
+        return pretrain(config, attempt, interrupt)
+
+
+@dataclass(frozen=True)
+class EvaluationJob(Job):
+    """The same for an evaluation, which knows by itself what is done already."""
+
+    def work(self, record: Record, restart: int, attempt: Attempt, interrupt: Interrupt) -> Ended:
+        """Evaluate, or watch, as typed."""
+        from dinotrain.commands.evaluation import evaluate
+        from dinotrain.commands.evaluation_submission import own_words
+        from dinotrain.commands.watching import watch
+
+        words = own_words(record.words)
+        return watch(words[1:], attempt, interrupt) if words[0] == "watch" else evaluate(words, attempt, interrupt)
+
+
+def _carry_out(job: Job, path: Path, restart: int, interrupt: Interrupt) -> int:
     from dinotrain.commands.ending import Attempt
     from dinotrain.commands.notices import plain_warnings
 
@@ -76,7 +98,7 @@ def _train(path: Path, restart: int, interrupt: Interrupt) -> int:
         os.environ[COMMAND] = shlex.join(["python", "launch/slurm.py", *record.words])
         if record.cancelled.exists():
             interrupt.requested = "SIGTERM"
-        ended = _pretrain(record, restart, attempt, interrupt)
+        ended = job.work(record, restart, attempt, interrupt)
         if attempt.place.rank == 0:
             said = {"outcome": ended.status.name.lower(), **ended._asdict()}
             write_whole(record.outcome(restart), json.dumps(said))
@@ -95,14 +117,6 @@ def _go_back_to(folder: str, host: str) -> None:
             f"submitted from {folder}, which {host} does not see ({error.strerror}); submit it from a folder that all "
             "nodes share"
         ) from error
-
-
-def _pretrain(record: Record, restart: int, attempt: Attempt, interrupt: Interrupt) -> Ended:
-    from dinotrain.commands.pretrain import pretrain
-    from dinotrain.commands.submitted import submitted_config
-
-    config = submitted_config(Path(record.folder), restarted=restart > 0)
-    return pretrain(config, attempt, interrupt)
 
 
 def _restart(path: Path, local: bool) -> int:

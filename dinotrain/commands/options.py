@@ -8,6 +8,9 @@ from typing import Literal
 
 LONGEST_MINUTES = 60 * 24 * 7
 
+TRAINING_TASKS = ("knn", "logistic", "linear", "retrieval", "clusters")
+"""What can be evaluated while training, on the labelled images of k-NN."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
@@ -39,13 +42,14 @@ class ResumeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """Keys `evaluation.*`: k-NN and pictures while training; `every` null for the end only.
+    """Keys `evaluation.*`: labelled images and pictures while training; `every` null for the end only.
 
     `train_root` and `test_root` are folders with one sub-folder per class; without them the labels of the training
     source are used, if it has any.
     """
 
     every: int | None
+    tasks: Sequence[str] = ("knn",)
     train_root: str | None = None
     test_root: str | None = None
     max_train: int | None = 50_000
@@ -60,6 +64,12 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         if self.every is not None:
             _at_least(1, "evaluation.every", self.every)
+        for task in self.tasks:
+            if task not in TRAINING_TASKS:
+                raise ValueError(
+                    f"evaluation.tasks: got {task!r}, expected some of {', '.join(TRAINING_TASKS)}; "
+                    "python -m dinotrain.evaluate watch RUN carries out the others beside the training"
+                )
         for name, least in (("batch", 1), ("max_train", 1), ("max_test", 1), ("size", 1), ("pictures", 0)):
             value = getattr(self, name)
             if value is not None:

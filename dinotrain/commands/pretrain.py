@@ -183,7 +183,7 @@ def record_left_out(students: Sequence[Settings]) -> str:
     return f"data: {number} left out (the first: {parts[0].name}: {parts[0].reason}); all in {files[0]}"
 
 
-def choose_device(name: str) -> str:
+def choose_device(name: str, key: str = "runtime.device") -> str:
     """ "cuda" or "cpu".
 
     Raises:
@@ -194,7 +194,7 @@ def choose_device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         # A job may have been given a machine whose GPUs are gone.
         kind = FaultError if "SLURM_STEP_ID" in os.environ else UserError
-        raise kind("runtime.device: cuda, but torch finds no GPU here; expected runtime.device=cpu or auto")
+        raise kind(f"{key}: cuda, but torch finds no GPU here; expected {key}=cpu or auto")
     return name
 
 

@@ -123,6 +123,8 @@ def resumed_words(run: str, words: Sequence[str]) -> tuple[list[str], Path]:
         before, place = record.words, Path(record.cwd)
         if not place.is_dir():
             raise UserError(f"resume={run}: the folder where it was submitted is no longer there: {place}")
+        if before[:1] == ["evaluate"]:
+            raise UserError(f"resume={run}: was an evaluation, which the same command again goes on with")
     else:
         before, place = _typed_words(run, run_dir), Path.cwd()
     if any(re.match(r"\+*cluster=", word) for word in words):

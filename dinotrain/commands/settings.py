@@ -75,6 +75,7 @@ class Settings:
         build(config.teacher)
         source = build_source(config)
         labelled = labelled_sources(groups["evaluation"], source)
+        _check_tasks(groups["evaluation"], labelled[0], config)
         crops, augment, masks = build(config.crops), build(config.augment), config.method.masks
         try:
             augment.check(global_size=crops.global_size, local_size=crops.local_size, num_local=crops.num_local)
@@ -145,6 +146,17 @@ def labelled_sources(options: EvaluationOptions, source: Source) -> tuple[Source
     return train, found["test_root"]
 
 
+def _check_tasks(options: EvaluationOptions, source: Source, config: DictConfig) -> None:
+    others = [task for task in options.tasks if task != "knn"]
+    for task in others:
+        build(config.tasks[task])
+    if others and source.labels is None:
+        raise UserError(
+            f"evaluation.tasks: {', '.join(others)}, but the images have no labels; expected "
+            "evaluation.train_root=FOLDER with a sub-folder per class"
+        )
+
+
 def _check_data(data: DictConfig) -> None:
     for key in ("mean", "std"):
         values = list(data[key])
@@ -161,7 +173,7 @@ def check_groups(config: DictConfig) -> None:
     Raises:
         UserError: for a group that is something else.
     """
-    for key in ("model", "method", "data", "storage", "crops", "augment", "optim", "teacher", *OPTION_GROUPS):
+    for key in ("model", "method", "data", "storage", "crops", "augment", "optim", "teacher", "tasks", *OPTION_GROUPS):
         if not isinstance(config[key], DictConfig):
             hint = "; did you mean teacher.weights=...?" if key == "teacher" and config[key] else ""
             raise UserError(f"{key}: got {config[key]!r}, expected the keys of that group{hint}")

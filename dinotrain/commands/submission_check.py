@@ -55,13 +55,14 @@ def processes(config: DictConfig, options: SlurmOptions | LocalOptions) -> int:
     """Of the whole job."""
     if isinstance(options, SlurmOptions):
         return options.processes
-    return options.tasks or _gpus_here(config)
+    return options.tasks or (1 if build(config.runtime).device == "cpu" else gpus_here())
 
 
-def _gpus_here(config: DictConfig) -> int:
+def gpus_here() -> int:
+    """Of this machine, at least one: without any, there is one process."""
     import torch
 
-    return 1 if build(config.runtime).device == "cpu" else max(torch.cuda.device_count(), 1)
+    return max(torch.cuda.device_count(), 1)
 
 
 def _check_division(config: DictConfig, recipe: OptimizationRecipe, number: int) -> None:

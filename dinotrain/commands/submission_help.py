@@ -26,6 +26,7 @@ def help_text(command: str) -> str:
         f"usage: {command} +experiment=NAME [cluster.KEY=VALUE ...] [key=value ...]\n"
         f"       {command} -m seed=0,1,2 +experiment=NAME ...   an array: a run for each value\n"
         f"       {command} resume=RUN [key=value ...]           go on with a run, as it was submitted but for these\n"
+        f"       {command} evaluate task=NAME weights=PATH ...   an evaluation, or: evaluate watch RUN task=NAME ...\n"
         f"       {command} status RUN ...                       state, step, last loss, why it stopped\n"
         f"       {command} follow RUN                           its log, as it grows\n"
         f"       {command} cancel [--now] RUN ...               save and end it; at once: without saving\n\n"

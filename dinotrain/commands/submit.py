@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Status.DONE if words else Status.USAGE
     try:
         with plain_warnings():
+            if words[0] == "evaluate":
+                return _submit_evaluation(words)
             return _watch(*words) if words[0] in ("status", "cancel", "follow") else _submit(words)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -80,6 +82,34 @@ def _submit(words: Sequence[str]) -> int:
         print(OmegaConf.to_yaml(without_secrets(compose_config("launch", overrides))), end="")
         return Status.DONE
     return _submit_runs(requested_runs(overrides, multirun=several))
+
+
+def _submit_evaluation(words: Sequence[str]) -> int:
+    from dinotrain.cluster.executor import check_for_slurm
+    from dinotrain.cluster.options import SlurmOptions
+    from dinotrain.cluster.submission import refuse_if_alive, remove_if_empty, script_of, submit
+    from dinotrain.commands.evaluation_submission import cluster_options, requested_evaluation
+    from dinotrain.commands.job import EvaluationJob
+    from dinotrain.commands.submission_check import gpus_here
+
+    options = cluster_options(words)
+    slurm = isinstance(options, SlurmOptions)
+    if slurm and not options.dry:
+        # What takes no time comes first.
+        check_for_slurm()
+    run = requested_evaluation(words)
+    if slurm and options.dry:
+        print(script_of([_for_job(run)], options))
+        remove_if_empty(run.run_dir)
+        return Status.DONE
+    if slurm:
+        _check_cluster(run)
+        _warn_of_place(run.run_dir)
+    refuse_if_alive(run.run_dir)
+    on_cpu = "device=cpu" in words
+    tasks = options.tasks if slurm else options.tasks or (1 if on_cpu else gpus_here())
+    _report([run], submit([_for_job(run)], options, tasks=tasks, job=EvaluationJob))
+    return Status.DONE
 
 
 def _resumed(runs: Sequence[str], words: Sequence[str], several: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""Evaluating the moving average while it trains: k-NN on labelled images, and pictures of what it sees."""
+"""Evaluating the moving average while it trains: tasks on labelled images, and pictures of what it sees."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from dinotrain.commands.build import build
 from dinotrain.commands.settings import Settings
 from dinotrain.data.broken import BrokenImage
 from dinotrain.data.source import Source
 from dinotrain.distributed.world import World
+from dinotrain.evaluation.backbone import Backbone
 from dinotrain.evaluation.features import Preparation, cls_function
 from dinotrain.evaluation.knn_probe import KnnProbe, labelled_split
 from dinotrain.evaluation.pictures import feature_picture, save_picture
+from dinotrain.evaluation.setting import Setting
+from dinotrain.evaluation.splits import Split
+from dinotrain.evaluation.store import FeatureStore
 from dinotrain.methods.frozen_teacher import FrozenTeacher
 from dinotrain.models.vit import VisionTransformer
 from dinotrain.training.recorder import Evaluated
@@ -55,15 +60,20 @@ class Validation:
         self.folder = settings.run_dir / "pictures"
         train, test = settings.labelled
         split = labelled_split(train, test, max_train=options.max_train, max_test=options.max_test)
-        self.probe = split and KnnProbe(
-            split,
-            self.preparation,
-            world,
-            k=options.k,
-            temperature=options.temperature,
-            batch=options.batch,
-            check=self._check,
-        )
+        self.probe = None
+        if split is not None and "knn" in options.tasks:
+            self.probe = KnnProbe(
+                split,
+                self.preparation,
+                world,
+                k=options.k,
+                temperature=options.temperature,
+                batch=options.batch,
+                check=self._check,
+            )
+        self.split = split
+        self.tasks = {name: build(config.tasks[name]) for name in options.tasks if name != "knn"}
+        self.seed = config.seed
         self.pixels = self._picture_pixels(test or source)
 
     def baselines(self) -> Evaluated | None:
@@ -74,7 +84,7 @@ class Validation:
             return None
 
     def __call__(self, step: int) -> Evaluated | None:
-        """k-NN of the moving average; draws the picture of this step."""
+        """The tasks, of the moving average; draws the picture of this step."""
         try:
             return self._evaluate(step)
         except _Stopped:
@@ -107,7 +117,27 @@ class Validation:
             if self.world.main:
                 save_picture(picture, pictures[0])
         numbers = self.probe.evaluate(cls_function(self.backbone)) if self.probe is not None else {}
-        return Evaluated(numbers, pictures)
+        return Evaluated(numbers | self._headlines(), pictures)
+
+    def _headlines(self) -> dict[str, float]:
+        """`TASK_NUMBER`, the first number of every further task."""
+        if self.split is None or not self.tasks:
+            return {}
+        setting = Setting(
+            backbone=Backbone(self.backbone, self.preparation),
+            world=self.world,
+            train=Split(self.split.bank, self.split.bank_indices, "train"),
+            test=Split(self.split.queries, self.split.query_indices, "test"),
+            seed=self.seed,
+            batch=self.options.batch,
+            store=FeatureStore(None, self.world),
+            check=self._check,
+        )
+        found = {}
+        for name, task in self.tasks.items():
+            key, value = next(iter(task.run(setting).numbers.items()))
+            found[f"{name}_{key}"] = value
+        return found
 
     def _picture_pixels(self, source: Source) -> torch.Tensor | None:
         """The images of the pictures: evenly spaced through the source, the same in every run."""

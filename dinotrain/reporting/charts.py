@@ -18,15 +18,21 @@ COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#a855f7", "#06b6d4")
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
 MAX_POINTS = 400
+MAX_NAMED = 6
+"""Different x up to which each has its own tick on a logarithmic axis."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart; a dashed one is a level, with two points."""
+    """One line of a chart; a dashed one with two points of one height is a level."""
 
     label: str
     points: Points
     dashed: bool = False
+
+    @property
+    def level(self) -> bool:
+        return self.dashed and len(self.points) == 2 and self.points[0][1] == self.points[1][1]
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,9 @@ class Chart:
     series: Sequence[Series]
     note: str = ""
     x_label: str = "step"
+    y_label: str = ""
     log: bool = False
+    log_x: bool = False
     markers: bool = False
 
 
@@ -66,9 +74,9 @@ def svg(chart: Chart, name: str) -> str:
 
 def _draw(axes: Axes, chart: Chart) -> None:
     colors = iter(COLORS * 2)
-    levels = [series for series in chart.series if series.dashed]
+    levels = [series for series in chart.series if series.level]
     for rank, series in enumerate(chart.series):
-        if series.dashed:
+        if series.level:
             axes.plot(*zip(*series.points), color=INK, alpha=0.6, linewidth=1.2, linestyle=(0, (4, 3)))
             (start, y), (end, _) = series.points
             place, side = ((end, y), "right") if series is levels[0] else (((start + end) / 2, y), "center")
@@ -76,15 +84,22 @@ def _draw(axes: Axes, chart: Chart) -> None:
         else:
             single = {"marker": "o", "markersize": 4} if chart.markers or len(series.points) == 1 else {}
             points = thinned(series.points)
-            axes.plot(
-                *zip(*points), color=next(colors), linewidth=1.7, label=series.label, zorder=3 - rank / 100, **single
-            )
+            style: dict[str, Any] = {"linestyle": (0, (4, 3))} if series.dashed else {}
+            look = {"color": next(colors), "linewidth": 1.7, "zorder": 3 - rank / 100}
+            axes.plot(*zip(*points), label=series.label, **look, **single, **style)
     axes.set_xlabel(chart.x_label, alpha=0.75)
+    axes.set_ylabel(chart.y_label, alpha=0.75)
     axes.grid(alpha=0.12, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_alpha(0.35)
     axes.tick_params(length=0)
     axes.margins(x=0.02, y=0.12)
+    places = sorted({x for series in chart.series for x, _ in series.points})
+    if chart.log_x and places[0] > 0:
+        axes.set_xscale("log")
+        if len(places) <= MAX_NAMED:
+            axes.set_xticks(places, [f"{x:g}" for x in places])
+            axes.set_xticks([], minor=True)
     if chart.log and all(y > 0 for series in chart.series for _, y in series.points):
         axes.set_yscale("log")
     else:

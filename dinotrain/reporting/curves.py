@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dinotrain.reporting.charts import Chart, Series
+from dinotrain.reporting.quantities import number_label, task_title, unit
 from dinotrain.reporting.run_folder import RunFolder
+from dinotrain.reporting.task_points import task_points
 
 FEATURE_TERMS = ("cosine", "smooth_l1")
 
@@ -49,7 +51,7 @@ def _level(label: str, value: float | None, like: Sequence[Series]) -> list[Seri
 
 
 def _evaluation(run: RunFolder) -> list[Chart]:
-    unit, divisor = _time_unit(run.seconds or 0.0)
+    time_unit, divisor = _time_unit(run.seconds or 0.0)
     over_steps = [Series(run.trained, run.points("knn_top1_untrained") + run.points("knn_top1"))]
     times = run.points("knn_top1_untrained", over="time") + run.points("knn_top1", over="time")
     over_time = [Series(run.trained, [(x / divisor, y) for x, y in times])]
@@ -61,8 +63,24 @@ def _evaluation(run: RunFolder) -> list[Chart]:
     note = f"Accuracy of the nearest neighbours' vote on the features of the {run.trained}, in percent"
     return [
         Chart("k-NN over steps", over_steps + levels(over_steps), note, markers=True),
-        Chart("k-NN over time", over_time + levels(over_time), note, f"time ({unit})", markers=True),
+        Chart("k-NN over time", over_time + levels(over_time), note, f"time ({time_unit})", markers=True),
+        *_tasks(run),
     ]
+
+
+def _tasks(run: RunFolder) -> list[Chart]:
+    """A chart for each task, with a line per data set; a single step is in the table of evaluations alone."""
+    lines: dict[tuple[str, str], list[Series]] = {}
+    for each in task_points(run):
+        if len(each.points) > 1:
+            lines.setdefault((each.task, each.key), []).append(Series(each.data or "while training", each.points))
+    charts = []
+    for (task, key), series in lines.items():
+        data = f" on {series[0].label}" if len(series) == 1 and series[0].label != "while training" else ""
+        label = f"{number_label(key)} ({unit(key)})" if unit(key) else number_label(key)
+        note = f"Of the {run.trained}{data}"
+        charts.append(Chart(f"{task_title(task)}: {number_label(key)}", series, note, y_label=label, markers=True))
+    return charts
 
 
 def _losses(run: RunFolder) -> list[Chart]:

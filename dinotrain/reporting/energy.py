@@ -46,12 +46,25 @@ class Energy(NamedTuple):
     """What the numbers rest on, for a reader."""
 
 
-def energy_of_run(run: RunFolder) -> Energy | None:
+def energy_of_run(
+    run: RunFolder,
+    *,
+    watts: float | None = None,
+    pue: float = POWER_USAGE_EFFECTIVENESS,
+    grid: float = GRID_KG_PER_KWH,
+) -> Energy | None:
     """Energy of what is on record of a run; None where its duration or its machine is not.
 
     Power of the GPUs is the mean of the rows' `gpu_watts` (all GPUs together), if there are any.
+
+    Args:
+        watts: stated mean power of all machines together, in place of measured and assumed ones.
+        pue: what a data centre draws per watt of its computers.
+        grid: kg of CO2 equivalent per kWh.
     """
     seconds, cores = run.seconds, run.environment.get("cores")
+    if seconds and watts is not None:
+        return _energy(f"{watts:,.0f} W for all machines together (stated)", watts, seconds, pue=pue, grid=grid)
     if not seconds or not cores:
         return None
     processes = int(run.environment.get("processes") or 1)
@@ -60,16 +73,26 @@ def energy_of_run(run: RunFolder) -> Energy | None:
         boards = []
     # Each process has one GPU; the environment describes the main process's machine.
     machines = -(-processes // len(boards)) if boards else 1
-    watts = run.values("gpu_watts")
+    measured = run.values("gpu_watts")
     return estimate_energy(
         seconds=seconds,
         cores=cores * machines,
         gpus=boards[:1] * processes,
-        gpu_watts=fmean(watts) if watts and boards else None,
+        gpu_watts=fmean(measured) if measured and boards else None,
+        pue=pue,
+        grid=grid,
     )
 
 
-def estimate_energy(*, seconds: float, cores: int, gpus: Sequence[str] = (), gpu_watts: float | None = None) -> Energy:
+def estimate_energy(
+    *,
+    seconds: float,
+    cores: int,
+    gpus: Sequence[str] = (),
+    gpu_watts: float | None = None,
+    pue: float = POWER_USAGE_EFFECTIVENESS,
+    grid: float = GRID_KG_PER_KWH,
+) -> Energy:
     """Energy of a run from its duration and its hardware.
 
     Args:
@@ -77,21 +100,27 @@ def estimate_energy(*, seconds: float, cores: int, gpus: Sequence[str] = (), gpu
         cores: CPU cores in use, over all machines.
         gpus: names of all GPUs in use.
         gpu_watts: measured mean power of all GPUs together; None to assume that each draws its power limit.
+        pue: what a data centre draws per watt of its computers.
+        grid: kg of CO2 equivalent per kWh.
     """
     assumed = [board_watts(name) for name in gpus]
-    cpu = CPU_WATTS_PER_CORE * cores
     gpu = sum(assumed) if gpu_watts is None else gpu_watts
-    kwh = (cpu + gpu) * POWER_USAGE_EFFECTIVENESS * seconds / 3.6e6
     parts = [f"{cores} CPU core{'s' * (cores != 1)} at {CPU_WATTS_PER_CORE:g} W each (assumed)"]
     if gpu_watts is not None:
         parts.append(f"GPUs at {gpu_watts:,.0f} W together (measured)")
     elif gpus:
         parts.append(f"{len(gpus)} x {gpus[0]} at {assumed[0]:g} W each (their power limit)")
+    return _energy(", ".join(parts), CPU_WATTS_PER_CORE * cores + gpu, seconds, pue=pue, grid=grid)
+
+
+def _energy(power: str, watts: float, seconds: float, *, pue: float, grid: float) -> Energy:
+    """Of a mean power, with how that is known in words."""
+    kwh = watts * pue * seconds / 3.6e6
+    source = "average of the USA" if grid == GRID_KG_PER_KWH else "stated"
     basis = (
-        f"{', '.join(parts)}; times {POWER_USAGE_EFFECTIVENESS:g} for what a data centre draws besides; "
-        f"{GRID_KG_PER_KWH:g} kg CO2 equivalent per kWh (average of the USA)"
+        f"{power}; times {pue:g} for what a data centre draws besides; {grid:g} kg CO2 equivalent per kWh ({source})"
     )
-    return Energy(kwh, kwh * GRID_KG_PER_KWH, basis)
+    return Energy(kwh, kwh * grid, basis)
 
 
 def board_watts(name: str) -> float:

@@ -5,19 +5,19 @@ python -m dinotrain.reporting.report RUN_FOLDER
 
 from __future__ import annotations
 
-import datetime
 import sys
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from dinotrain.errors import UserError
 from dinotrain.reporting import sections
+from dinotrain.reporting.page import page_command, write_page
 from dinotrain.reporting.run_folder import RunFolder
 
 ORDER = (
     sections.header,
     sections.knn,
+    sections.evaluations,
     sections.tiles,
     sections.warnings,
     sections.pictures,
@@ -37,35 +37,13 @@ def write_report(run_dir: Path) -> Path:
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such run folder")
     run = RunFolder(run_dir)
-    parts = [section(run) for section in ORDER]
-    style = Path(__file__).with_name("report.css").read_text()
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(run.name)} · dinotrain</title>\n<style>\n{style}</style></head>\n<body><main>\n"
-        + "\n".join(part for part in parts if part)
-        + f"\n<footer>Written {datetime.datetime.now():%Y-%m-%d %H:%M} from {escape(str(run_dir.resolve()))}</footer>"
-        "\n</main></body></html>\n"
-    )
-    path = run_dir / "report.html"
-    beside = path.with_name("report.html.new")
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(path)
-    return path
+    return write_page(run_dir, run.name, [section(run) for section in ORDER])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if len(words) != 1 or words[0].startswith("-"):
-        print("usage: python -m dinotrain.reporting.report RUN_FOLDER", file=sys.stderr)
-        return 2
-    try:
-        print(write_report(Path(words[0])))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    words = sys.argv[1:] if arguments is None else arguments
+    return page_command(words, "python -m dinotrain.reporting.report RUN_FOLDER", write_report)
 
 
 if __name__ == "__main__":

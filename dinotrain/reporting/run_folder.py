@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -26,6 +26,16 @@ class RunFolder:
     def rows(self) -> list[Row]:
         """Rows of `metrics.jsonl`; lines that can't be read are passed over."""
         return [row for line in text_of(self.path / "metrics.jsonl").splitlines() if (row := object_of(line))]
+
+    @cached_property
+    def evaluations(self) -> list[Row]:
+        """Rows of `evaluations.jsonl` (step, task, data, numbers): what was evaluated beside the training."""
+        lines = text_of(self.path / "evaluations.jsonl").splitlines()
+        return [
+            row
+            for row in map(object_of, lines)
+            if isinstance(row.get("step"), int) and row.get("task") and isinstance(row.get("numbers"), dict)
+        ]
 
     @cached_property
     def results(self) -> Row:
@@ -139,7 +149,7 @@ class RunFolder:
     def points(self, key: str, over: str = "step") -> list[tuple[float, float]]:
         """(step or time, value) of every row that has a finite number for a key."""
         pairs = [(row[over], row[key]) for row in self.rows if key in row and over in row]
-        return [(x, y) for x, y in pairs if _is_number(x) and _is_number(y)]
+        return [(x, y) for x, y in pairs if is_number(x) and is_number(y)]
 
 
 def restarts(rows: Sequence[Row]) -> int:
@@ -170,5 +180,6 @@ def object_of(text: str | bytes) -> Row:
     return found if isinstance(found, dict) else {}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of a JSON file is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

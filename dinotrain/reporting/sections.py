@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import statistics
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from dinotrain.reporting.charts import svg
 from dinotrain.reporting.curves import groups
+from dinotrain.reporting.elements import amount, chart_card, duration, fact, facts, image, number_bar
 from dinotrain.reporting.energy import energy_of_run
+from dinotrain.reporting.quantities import number_label, task_title
 from dinotrain.reporting.run_folder import RunFolder, picture_step
+from dinotrain.reporting.task_points import task_points
 
 EARLIER_PICTURES = 8
 """Of each kind, evenly spaced; the folder keeps them all."""
@@ -33,10 +34,10 @@ def header(run: RunFolder) -> str:
         kind, state = "warn", f"interrupted at {place}"
     else:
         kind, state = "warn", f"running or cut off; last record at {place}"
-    facts = [run.environment.get("time"), run.environment.get("command")]
+    lines = [run.environment.get("time"), run.environment.get("command")]
     return (
         f'<header><div class="line"><h1>{escape(run.name)}</h1><span class="state {kind}">{state}</span></div>'
-        + "".join(f'<p class="soft">{escape(str(fact))}</p>' for fact in facts if fact)
+        + "".join(f'<p class="soft">{escape(str(line))}</p>' for line in lines if line)
         + "</header>"
     )
 
@@ -53,6 +54,17 @@ def knn(run: RunFolder) -> str:
     return f'<section class="card knn"><h3>k-NN accuracy (top 1)</h3>{"".join(rows)}</section>' if rows else ""
 
 
+def evaluations(run: RunFolder) -> str:
+    """The latest headline of each task."""
+    rows = []
+    for each in task_points(run):
+        step, value = each.points[-1]
+        about = ", ".join(text for text in (number_label(each.key), each.data, f"step {step:,.0f}") if text)
+        name = f"<span>{escape(task_title(each.task))} <em>{escape(about)}</em></span>"
+        rows.append(name + number_bar(each.key, value, each.intervals.get(step)))
+    return f'<section class="card knn"><h3>Evaluations</h3>{"".join(rows)}</section>' if rows else ""
+
+
 def tiles(run: RunFolder) -> str:
     """The run in seven numbers."""
     batch, energy = run.setting("optim", "global_batch"), energy_of_run(run)
@@ -60,11 +72,11 @@ def tiles(run: RunFolder) -> str:
     cells = [
         ("steps", f"{run.step:,}"),
         ("images seen", f"{run.step * batch:,}" if isinstance(batch, int) else ""),
-        ("time", _duration(run.seconds) if run.seconds else ""),
+        ("time", duration(run.seconds) if run.seconds else ""),
         ("images/s, median", f"{statistics.median(speeds):,.1f}" if speeds else ""),
         ("last loss", f"{run.values('loss')[-1]:.4f}" if run.values("loss") else ""),
         ("peak memory", f"{max(memory):.2f} GiB" if memory else ""),
-        ("energy, estimated", _amount(energy.kwh, "kWh", "Wh") if energy else ""),
+        ("energy, estimated", amount(energy.kwh, "kWh", "Wh") if energy else ""),
     ]
     tiles = [f'<div class="card tile"><b>{value}</b><span>{name}</span></div>' for name, value in cells if value]
     return f'<section class="grid tiles">{"".join(tiles)}</section>'
@@ -106,20 +118,15 @@ def _earlier(paths: Sequence[Path]) -> str:
 def _picture(path: Path) -> str:
     step = picture_step(path)
     title = path.stem if step is None else f"Step {step:,}"
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<h3>{escape(title)}</h3><img alt="{escape(path.stem)}" src="data:image/png;base64,{data}">'
+    return f"<h3>{escape(title)}</h3>{image(path)}"
 
 
 def charts(run: RunFolder) -> str:
     """All curves."""
     parts = []
     for group in groups(run):
-        cards = [
-            f'<div class="card chart"><h3>{chart.title}</h3><p class="note">{chart.note}</p>'
-            f"{svg(chart, f'{group.title} {chart.title}')}</div>"
-            for chart in group.charts
-        ]
-        parts.append(f'<section><h2>{group.title}</h2><div class="grid charts">{"".join(cards)}</div></section>')
+        cards = "".join(chart_card(chart, group.title) for chart in group.charts)
+        parts.append(f'<section><h2>{group.title}</h2><div class="grid charts">{cards}</div></section>')
     return "\n".join(parts)
 
 
@@ -131,16 +138,16 @@ def skipped(run: RunFolder) -> str:
     rest = len(run.skipped) - len(rows)
     more = f'<p class="note">and {rest:,} more in skipped.txt</p>' if rest else ""
     title = f"Images that could not be read: {len(run.skipped):,}"
-    return f'<section><h2>{title}</h2><div class="card">{_table(rows)}{more}</div></section>'
+    return f'<section><h2>{title}</h2><div class="card">{facts(rows)}{more}</div></section>'
 
 
 def environment(run: RunFolder) -> str:
     """Machine, packages, energy and what happened to the run."""
-    facts = run.environment
-    rows = [(key.replace("_", " "), _fact(value)) for key, value in facts.items() if key not in ("time", "command")]
+    told = run.environment.items()
+    rows = [(key.replace("_", " "), fact(value)) for key, value in told if key not in ("time", "command")]
     energy = energy_of_run(run)
     if energy:
-        used, carbon = _amount(energy.kwh, "kWh", "Wh"), _amount(energy.co2_kg, "kg", "g")
+        used, carbon = amount(energy.kwh, "kWh", "Wh"), amount(energy.co2_kg, "kg", "g")
         footprint = f"{used}, {carbon} CO2 equivalent: {energy.basis}"
         rows.append(("energy, estimated", footprint))
     teacher = run.results.get("teacher")
@@ -156,7 +163,7 @@ def environment(run: RunFolder) -> str:
     earlier = f"{len(events) - LISTED_EVENTS} earlier, " if len(events) > LISTED_EVENTS else ""
     rows += [("events", earlier + ", ".join(events[-LISTED_EVENTS:]))] if events else []
     rows = [(name, text) for name, text in rows if text]
-    return f'<section><h2>Environment</h2><div class="card">{_table(rows)}</div></section>' if rows else ""
+    return f'<section><h2>Environment</h2><div class="card">{facts(rows)}</div></section>' if rows else ""
 
 
 def config(run: RunFolder) -> str:
@@ -167,34 +174,6 @@ def config(run: RunFolder) -> str:
     return f'<section><h2>Configuration</h2><div class="card">{text}</div></section>'
 
 
-def _table(rows: Sequence[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows)
-    return f"<table>{cells}</table>"
-
-
 def _event(row: Mapping[str, object]) -> str:
     reason = f" ({row['reason']})" if row.get("reason") else ""
     return f"step {row.get('step', '?')}: {row['event']}{reason}"
-
-
-def _fact(value: object) -> str:
-    """A value of environment.json as text."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {inner}" for key, inner in value.items() if inner is not None)
-    if isinstance(value, list):
-        return "; ".join(_fact(item) for item in value)
-    return "" if value is None else str(value)
-
-
-def _amount(value: float, unit: str, thousandth: str) -> str:
-    """Three significant digits, in the unit that suits."""
-    if value < 1:
-        value, unit = 1000 * value, thousandth
-    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

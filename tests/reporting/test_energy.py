@@ -52,5 +52,17 @@ def test_the_energy_of_a_run_counts_all_its_machines(tmp_path: Path) -> None:
     assert measured.kwh == pytest.approx(estimate_energy(seconds=3600, cores=128, gpu_watts=2000.0).kwh)
 
 
+def test_stated_power_and_grid_count_before_all(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps({"seconds": 7200.0}))
+    run = RunFolder(tmp_path)
+    assert energy_of_run(run) is None
+    energy = energy_of_run(run, watts=1500, grid=0.05, pue=1.0)
+    assert energy is not None
+    assert energy.kwh == pytest.approx(3.0)
+    assert energy.co2_kg == pytest.approx(0.15)
+    for part in ("1,500 W", "stated", "times 1 ", "0.05 kg CO2 equivalent per kWh (stated)"):
+        assert part in energy.basis
+
+
 def test_nothing_is_claimed_without_a_record(tmp_path: Path) -> None:
     assert energy_of_run(RunFolder(tmp_path)) is None

@@ -6,45 +6,22 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from pages import assert_balanced
 from run_folders import make_run
 
 from dinotrain.errors import UserError
 from dinotrain.reporting.charts import MAX_POINTS, thinned
 from dinotrain.reporting.report import main, write_report
 
-VOID = {"meta", "img", "br", "link", "path", "use", "rect", "line", "circle"}
-
-
-class Balance(HTMLParser):
-    """Checks that every element is closed in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
 
 def page_of(run: Path) -> str:
     path = write_report(run)
     assert path == run / "report.html"
     page = path.read_text()
-    balance = Balance()
-    balance.feed(page)
-    assert balance.open == []
+    assert_balanced(page)
     return page
 
 
@@ -155,6 +132,39 @@ def test_any_file_may_be_missing_or_damaged(name: str, tmp_path: Path) -> None:
 
 def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
     assert "dinotrain" in page_of(tmp_path)
+
+
+def test_tasks_evaluated_while_training_and_beside_it_are_drawn(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=40)
+    with (run / "metrics.jsonl").open("a") as file:
+        for step in (20, 40):
+            file.write(
+                json.dumps({"step": step, "time": 3.0, "linear_top1": 50.0 + step / 2, "linear_top5": 90}) + "\n"
+            )
+    rows = [
+        {"step": step, "task": task, "data": data, "numbers": numbers, "interval": [58.5, 81.0]}
+        for step in (40, 20)
+        for task, data, numbers in (
+            ("linear", "cifar10", {"top1": 60.0 + step / 4, "top5": 95.0}),
+            ("linear", "<mine>", {"top1": 30.0}),
+            ("depth", "nyu", {"rmse": 0.5 - step / 400, "delta1": 90.0}),
+        )
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (run / "evaluations.jsonl").write_text(text + '{"step": 40}\n["task"]\n{"step": 60, "ta')
+    page = page_of(run)
+    for part in (
+        "<h3>Evaluations</h3>",
+        "Linear classifier: top-1",
+        "Depth: RMSE",
+        "<em>top-1, cifar10, step 40</em>",
+        "<em>top-1, step 40</em>",
+        "<b>70.0 %</b> <em>[58.5 to 81.0]</em>",
+        "&lt;mine&gt;",
+        "0.400 m",
+        "while training",
+    ):
+        assert part in page, part
 
 
 def test_warnings_skipped_files_and_dumps_are_listed_as_text(tmp_path: Path) -> None:

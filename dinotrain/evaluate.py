@@ -1,0 +1,86 @@
+"""Measure what a backbone is worth on labelled images.
+
+python -m dinotrain.evaluate task=NAME weights=PATH data=NAME [key=value ...]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from dinotrain.commands.ending import Attempt
+from dinotrain.commands.notices import plain_warnings
+from dinotrain.errors import Status, UserError
+
+HELP = """\
+usage: python -m dinotrain.evaluate task=NAME weights=PATH data=NAME data.root=PATH [key=value ...]
+       python -m dinotrain.evaluate compare RESULTS RESULTS ... [--json FILE]
+       python -m dinotrain.evaluate watch RUN task=NAME data=NAME [key=value ...]
+
+Measures a frozen backbone on labelled images, on one process or several (torchrun). PATH of the weights is a run, a
+checkpoint, a .pth of DINO or DINOv2, a Hugging Face folder, a timm state dict. Results go to RUN/evaluations/NAME (or
+evaluations/WEIGHTS/NAME): results.json, report.html, pictures. Features are kept for the next task.
+`compare` puts results beside each other, with confidence intervals. `watch` evaluates each new checkpoint of a run.
+
+tasks:
+  knn             k nearest neighbours, all k at once; subsets with knn.per_class=[1,10]
+  logistic        logistic regression, C chosen on held-out images
+  linear          a grid of linear classifiers in one pass, with augmentation; robustness sets with extra_tests
+  retrieval       nearest neighbours; classes or landmark files as ground truth
+  clusters        k-means, labels only to score it
+  multilabel      linear classifiers for images with several labels (data=multilabel_csv, coco, voc_labels)
+  segmentation    linear layer on patch tokens (data=masks, ade20k, voc, cityscapes, scenes)
+  depth           linear layer on patch tokens (data=depth, nyu, sunrgbd, scenes)
+  all             all that the images allow; also a list: task=[knn,linear]
+
+most used keys:
+  test_root=PATH            images to measure on, as data.root; without any, a tenth of data.root is held out
+  size=N                    px; default 224, or the size the network was trained at if that is smaller
+  max_train=N max_test=N    a random draw of the images
+  batch=N                   images per process and forward pass
+  device=cpu precision=bf16
+  knn.k=[5,20] linear.steps=1000 segmentation.steps=... and so on: --config shows all
+
+options:
+  --config    print the whole configuration, with what was typed, and end
+  --help      this text"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status, see `dinotrain.errors.Status`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP)
+        return Status.DONE if words else Status.USAGE
+    attempt = Attempt(interrupted="stopped; the results of finished tasks are kept")
+    with plain_warnings():
+        return attempt.carry_out(lambda: _run(words, attempt))
+
+
+def _run(words: Sequence[str], attempt: Attempt) -> Status:
+    if words[0] == "compare":
+        from dinotrain.commands.comparison import compare
+
+        return Status(compare(words[1:]))
+    if words[0] == "watch":
+        from dinotrain.commands.watching import watch
+
+        return watch(words[1:], attempt).status
+    overrides = [word for word in words if word != "--config"]
+    unknown = [word for word in overrides if word.startswith("-") or "=" not in word]
+    if unknown:
+        raise UserError(f"{unknown[0]}: expected key=value, compare or watch; --help lists the most used keys")
+    from dinotrain.commands.config import compose_config, without_secrets
+
+    if "--config" in words:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(without_secrets(compose_config("evaluate", overrides))), end="")
+        return Status.DONE
+    from dinotrain.commands.evaluation import evaluate
+
+    return evaluate(overrides, attempt).status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
