@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,22 +12,26 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dinotrain.cluster.submission import remove_if_empty
 from dinotrain.commands.build import build
 from dinotrain.commands.config import compose_config
 from dinotrain.commands.ending import Attempt, Ended
 from dinotrain.commands.evaluation_images import images_of
+from dinotrain.commands.evaluation_input import input_of
 from dinotrain.commands.evaluation_options import TASKS, EvaluationRequest
 from dinotrain.commands.evaluation_place import data_name, results_folder
 from dinotrain.commands.evaluation_results import Results
 from dinotrain.commands.evaluation_table import introduce, show
-from dinotrain.commands.frozen import frozen_backbone, input_size
+from dinotrain.commands.frozen import frozen_backbone
 from dinotrain.commands.pretrain import choose_device
 from dinotrain.data.dense import DenseSource
 from dinotrain.data.source import Source
 from dinotrain.distributed.world import World
 from dinotrain.errors import UserError
+from dinotrain.evaluation.reading import MOST_THREADS
 from dinotrain.evaluation.setting import Setting
 from dinotrain.evaluation.store import FeatureStore
+from dinotrain.reporting.environment import usable_cores
 from dinotrain.training.interrupt import Interrupt
 from dinotrain.weights.read import read_weights
 from dinotrain.weights.weights import Weights
@@ -35,6 +40,7 @@ LONGEST_MINUTES = 60.0
 """That an evaluation may stand still."""
 
 GROUPS = ("data", "storage", *TASKS)
+STOPPED_AT_ONCE = "stopped at once; the results of finished tasks are kept"
 STOPPED_WORDS = "stopped; the results of finished tasks are kept, the same command does the others"
 
 
@@ -53,43 +59,58 @@ class Evaluation:
         """
         self.config = compose_config("evaluate", overrides)
         self.request = request_of(self.config)
-        self.device = choose_device(self.request.device, key="device")
         self.images = images_of(self.request, overrides)
         names = chosen_tasks(self.request, self.images.train.source)
+        if self.images.extra_tests and "linear" not in names:
+            raise UserError("extra_tests: are for the linear task; expected task=linear, or none of them")
         self.tasks = {name: build(self.config[name]) for name in names}
 
-    def folder(self, weights: Weights, digest: str) -> Path:
-        """Where the results for these weights go; made if it is not there."""
-        size = input_size(weights, self.request.size)
-        return results_folder(self.request, self.config, weights, digest, [*self.images.fingerprints, str(size)])
+    def device(self) -> str:
+        """ "cuda" or "cpu".
 
-    def of(self, weights: Weights, digest: str, folder: Path, world: World, interrupt: Interrupt) -> Results:
+        Raises:
+            UserError: if a GPU is asked for and there is none here.
+        """
+        return choose_device(self.request.device, key="device")
+
+    def folder(self, weights: Weights, identity: str) -> Path:
+        """Where the results for these weights go; made if it is not there."""
+        facts = [identity, *self.images.fingerprints, *input_of(self.request, weights)]
+        return results_folder(self.request, self.config, weights, facts)
+
+    def is_done(self, folder: Path) -> bool:
+        """Whether all that is asked for is on record."""
+        found = Results(folder)
+        return not self.request.again and all(found.has(name, self.config[name]) for name in self.tasks)
+
+    def of(self, weights: Weights, identity: str, folder: Path, world: World, interrupt: Interrupt) -> Results:
         """Carry out the tasks, in a world that all processes are in.
 
         Raises:
             UserError: for what the user can put right.
             Stopped: if a stop was asked for; the results of finished tasks are kept.
         """
-        self._agree(world, digest)
-        setting = self._setting(weights, digest, world, lambda: _check(interrupt, world))
+        self._agree(world, identity)
+        setting = self._setting(weights, identity, world, lambda: _check(interrupt, world))
         results = Results(folder)
         if world.main:
-            results.begin(weights, digest, self.images, setting, self.request, data_name(self.config))
+            results.begin(weights, identity, self.images, setting, self.request, data_name(self.config))
             introduce(results, self.images, weights, setting)
         for name, task in self.tasks.items():
             self._carry_out(name, task, setting, results)
         if world.main:
-            results.publish()
             show(results, list(self.tasks))
+            results.publish()
         return results
 
-    def _setting(self, weights: Weights, digest: str, world: World, check: Callable[[], None]) -> Setting:
+    def _setting(self, weights: Weights, identity: str, world: World, check: Callable[[], None]) -> Setting:
         request, images = self.request, self.images
+        size, crop_fraction = input_of(request, weights)
         backbone = frozen_backbone(
             weights,
             device=world.device,
-            size=request.size,
-            crop_fraction=request.crop_fraction,
+            size=size,
+            crop_fraction=crop_fraction,
             mean=None if request.mean is None else tuple(request.mean),
             std=None if request.std is None else tuple(request.std),
             precision=request.precision,
@@ -104,14 +125,15 @@ class Evaluation:
             extra_tests=images.extra_tests,
             seed=request.seed,
             batch=request.batch,
-            threads=request.threads,
+            threads=request.threads or min(max(usable_cores() // world.local_size, 1), MOST_THREADS),
+            max_broken=self.config.data.max_broken,
             store=store,
-            identity=digest,
+            identity=identity,
             check=check,
         )
 
     def _carry_out(self, name: str, task: Any, setting: Setting, results: Results) -> None:
-        options = {str(key): value for key, value in self.config[name].items()}
+        options = self.config[name]
         # The main process alone has read what is on record.
         known = setting.world.any(setting.world.main and results.has(name, options))
         if known and not self.request.again:
@@ -119,18 +141,18 @@ class Evaluation:
         begin = time.monotonic()
         try:
             outcome = task.run(setting)
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"{name}: {error}") from error
         if setting.world.main:
-            results.add(name, outcome, options, time.monotonic() - begin)
+            results.add(name, outcome, options, time.monotonic() - begin, unreadable=setting.unreadable)
 
-    def _agree(self, world: World, digest: str) -> None:
+    def _agree(self, world: World, identity: str) -> None:
         """All processes see the same weights and images.
 
         Raises:
             UserError: if they don't.
         """
-        own = [digest, *self.images.fingerprints]
+        own = [identity, *self.images.fingerprints]
         if world.any(world.gather(own)[0] != own):
             raise UserError("weights or images differ between processes; expected the same files for all of them")
 
@@ -146,14 +168,16 @@ def evaluate(overrides: Sequence[str], attempt: Attempt, interrupt: Interrupt | 
     """
     evaluation = Evaluation(overrides)
     weights = weights_of(evaluation.request)
-    digest = weights.digest()
-    attempt.run_dir = evaluation.folder(weights, digest)
+    identity = identity_of(weights)
+    device = evaluation.device()
+    attempt.run_dir = evaluation.folder(weights, identity)
     with ExitStack() as stack:
-        world = attempt.join(evaluation.device, stack, start_minutes=LONGEST_MINUTES, minutes=LONGEST_MINUTES)
-        interrupt = interrupt or stack.enter_context(Interrupt())
+        stack.callback(remove_if_empty, attempt.run_dir)
+        world = attempt.join(device, stack, start_minutes=LONGEST_MINUTES, minutes=LONGEST_MINUTES)
+        interrupt = interrupt or stack.enter_context(Interrupt(at_once=STOPPED_AT_ONCE))
         total = len(evaluation.tasks)
         try:
-            evaluation.of(weights, digest, attempt.run_dir, world, interrupt)
+            evaluation.of(weights, identity, attempt.run_dir, world, interrupt)
         except Stopped:
             if world.main:
                 print(STOPPED_WORDS, file=sys.stderr, flush=True)
@@ -190,6 +214,12 @@ def weights_of(request: EvaluationRequest) -> Weights:
         return read_weights(request.weights, part=request.part, num_heads=request.num_heads).without_heads()
     except UserError as error:
         raise UserError(f"weights: {error}") from error
+
+
+def identity_of(weights: Weights) -> str:
+    """Of all that decides what the network makes of an image: tensors, and what they don't show, as the heads."""
+    facts = f"{weights.digest()} {sorted(vars(weights.architecture).items())}"
+    return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
 
 
 def chosen_tasks(request: EvaluationRequest, source: Source) -> list[str]:

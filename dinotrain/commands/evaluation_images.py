@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,8 +40,7 @@ class Images:
 
 def fingerprint(split: Split) -> str:
     """Of the images of a split."""
-    drawn = hashlib.sha256(np.ascontiguousarray(split.indices, np.int64).data).hexdigest()[:16]
-    return f"{split.source.fingerprint()} {len(split)} {drawn}"
+    return f"{len(split)} images {split.identity}"
 
 
 def images_of(request: EvaluationRequest, overrides: Sequence[str]) -> Images:
@@ -76,7 +74,7 @@ def images_of(request: EvaluationRequest, overrides: Sequence[str]) -> Images:
         train=_drawn(train, request.max_train, request.seed),
         test=_drawn(measured, request.max_test, request.seed),
         validation=None if validation is None else whole(validation, "validation"),
-        extra_tests={name: _extra(name, root) for name, root in request.extra_tests.items()},
+        extra_tests={name: _extra(name, root, source.min_size) for name, root in request.extra_tests.items()},
         notes=notes,
     )
 
@@ -91,9 +89,9 @@ def _at(overrides: Sequence[str], key: str, root: str) -> Source:
         raise UserError(re.sub(r"^data(\.source)?\.root", key, str(error))) from error
 
 
-def _extra(name: str, root: str) -> Split:
+def _extra(name: str, root: str, min_size: int) -> Split:
     try:
-        source = FolderSource(root=root)
+        source = FolderSource(root=root, min_size=min_size)
     except UserError as error:
         raise UserError(str(error).replace("data.root", f"extra_tests.{name}", 1)) from error
     if source.labels is None:
@@ -104,7 +102,7 @@ def _extra(name: str, root: str) -> Split:
 def _held_out(split: Split, seed: int) -> tuple[Split, Split]:
     source = split.source
     if source.labels is not None:
-        kept, held = held_out(split.labels, HELD_OUT, seed, source.classes)
+        kept, held = held_out(split.labels, HELD_OUT, seed, source.classes, hint="test_root=...")
     else:
         kept, held = random_part(len(split), HELD_OUT, seed)
     return split.part(kept), split.part(held, "test")

@@ -33,7 +33,7 @@ class EvaluationRequest:
     max_train: int | None = None
     max_test: int | None = None
     size: int | None = None
-    crop_fraction: float = 0.875
+    crop_fraction: float | None = None
     seed: int = 0
     batch: int = 128
     threads: int | None = None
@@ -46,6 +46,10 @@ class EvaluationRequest:
     output_dir: str | None = None
 
     def __post_init__(self) -> None:
+        if not self._words:
+            raise UserError(
+                f"task: got {self.task!r}, expected a name or a list of names, such as [knn,linear], or all"
+            )
         for task in self._words:
             if task not in (*TASKS, "all"):
                 raise UserError(f"task: got {task!r}; {near(str(task), (*TASKS, 'all'))}")
@@ -70,18 +74,26 @@ class EvaluationRequest:
             got = getattr(self, key)
             if got is not None and (not isinstance(got, str) or not got.strip()):
                 raise UserError(f"{key}: got {got!r}, expected text")
-        if self.name is not None and Path(self.name).name != self.name:
+        if self.name is not None and (Path(self.name).name != self.name or self.name == ".."):
             raise UserError(f"name: got {self.name!r}, expected the name of a folder, without slashes")
-        if not _number(self.crop_fraction) or not 0 < self.crop_fraction <= 1:
+        crop = self.crop_fraction
+        if crop is not None and (not _number(crop) or not 0 < crop <= 1):
             raise UserError(f"crop_fraction: got {self.crop_fraction!r}, expected a share in (0, 1]")
         if not _number(self.cache_gb) or self.cache_gb < 0:
             raise UserError(f"cache_gb: got {self.cache_gb!r}, expected 0 or more")
         for key in ("mean", "std"):
-            got = getattr(self, key)
-            if got is not None and (len(got) != 3 or not all(_number(x) and (x > 0 or key == "mean") for x in got)):
-                raise UserError(f"{key}: got {got!r}, expected three numbers, of images in 0..1")
+            self._check_channels(key)
         if not isinstance(self.extra_tests, Mapping) or not all(isinstance(v, str) for v in self.extra_tests.values()):
             raise UserError(f"extra_tests: got {self.extra_tests!r}, expected names and folders: {{v2: /data/v2}}")
+        taken = sorted({"train", "test", "validation"} & set(self.extra_tests))
+        if taken:
+            raise UserError(f"extra_tests: got the name {taken[0]}, which is taken; expected another")
+
+    def _check_channels(self, key: str) -> None:
+        got = getattr(self, key)
+        three = isinstance(got, list) and len(got) == 3 and all(map(_number, got))
+        if got is not None and not (three and (key == "mean" or min(got) > 0)):
+            raise UserError(f"{key}: got {got!r}, expected three numbers, of images in 0..1")
 
     def _whole(self, key: str, least: int) -> None:
         got = getattr(self, key)
@@ -95,7 +107,8 @@ class EvaluationRequest:
 
     @property
     def _words(self) -> list[str]:
-        return [self.task] if isinstance(self.task, str) else list(self.task or ())
+        words = self.task if isinstance(self.task, list) else [self.task] if self.task else []
+        return [str(word) for word in words]
 
 
 def _number(value: Any) -> bool:

@@ -16,6 +16,8 @@ from dinotrain.weights.runs import find_checkpoint
 from dinotrain.weights.weights import Weights
 
 FOLDER = "evaluations"
+DECISIVE = ("seed", "precision", "mean", "std")
+"""Keys that make other results."""
 NAMED_BY_ROOT = (
     *("folder", "listing", "shards", "parquet", "hub", "arrays"),
     *("mask_folder", "depth_folder", "multilabel_csv"),
@@ -23,14 +25,11 @@ NAMED_BY_ROOT = (
 """Modules of sources that say little of the images: their folder or file says more."""
 
 
-def results_folder(
-    request: EvaluationRequest, config: DictConfig, weights: Weights, digest: str, facts: Sequence[str]
-) -> Path:
+def results_folder(request: EvaluationRequest, config: DictConfig, weights: Weights, facts: Sequence[object]) -> Path:
     """The folder that was named, or one of its own for these weights and images; made if it is not there.
 
     Args:
-        digest: of the weights.
-        facts: what else decides results.
+        facts: of weights and images, what decides results beside what was typed.
 
     Raises:
         UserError: if it can't be made or written to.
@@ -40,7 +39,7 @@ def results_folder(
     else:
         step = step_of(weights)
         words = [data_name(config), *([] if step is None else [f"{step:08d}"])]
-        own = "_".join([*words, _brief([digest, *facts, request.seed, request.precision])])
+        own = "_".join([*words, _brief([*facts, *(getattr(request, key) for key in DECISIVE)])])
         folder = above(weights.path) / (request.name or own)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +48,8 @@ def results_folder(
             pass
     except OSError as error:
         raise UserError(f"output_dir: can't write to {folder} ({error.strerror})") from error
+    if _is_run(folder):
+        raise UserError(f"output_dir: {folder} is the folder of a training run; expected one for results alone")
     return folder
 
 

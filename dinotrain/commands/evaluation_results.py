@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import json
+import math
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from dinotrain.commands.evaluation_images import Images, fingerprint
 from dinotrain.commands.evaluation_options import EvaluationRequest
 from dinotrain.commands.evaluation_place import above, step_of
+from dinotrain.distributed.failure import write_whole
+from dinotrain.errors import UserError
 from dinotrain.evaluation.bootstrap import interval
 from dinotrain.evaluation.outcome import Outcome, Picture
 from dinotrain.evaluation.pictures import save_picture
@@ -49,23 +54,31 @@ class Results:
     def begin(
         self, weights: Weights, digest: str, images: Images, setting: Setting, request: EvaluationRequest, data: str
     ) -> None:
-        """Say what is evaluated; results of other weights or images that are in the folder are set aside.
+        """Say what is evaluated; results of the same weights and images that are in the folder stay.
 
         Args:
             data: a name for the images.
+
+        Raises:
+            UserError: if the folder holds results of others.
         """
+        preparation = setting.backbone.preparation
         about = {
             "weights": _of_weights(weights, digest),
             "data": _of_images(images, data),
-            "resolution": {"size": setting.backbone.preparation.size, "crop_fraction": request.crop_fraction},
-            "normalization": [list(setting.backbone.preparation.mean), list(setting.backbone.preparation.std)],
+            "resolution": {"size": preparation.size, "crop_fraction": preparation.crop_fraction},
+            "normalization": [list(preparation.mean), list(preparation.std)],
             "precision": str(setting.backbone.dtype).removeprefix("torch."),
             "seed": request.seed,
         }
-        same = _decisive(self.found) == _decisive(json.loads(json.dumps(about)))
-        if self.tasks and not same:
-            # A folder that was named by the user may be used for other weights.
-            self.folder.joinpath("results.json").rename(self.folder / _free_name(self.folder))
+        plain = json.loads(json.dumps(about))
+        different = [name for name, value in _decisive(plain).items() if _decisive(self.found)[name] != value]
+        if self.found and different and not request.again:
+            raise UserError(
+                f"output_dir: {self.folder} holds results of other {', '.join(different)}; expected another folder, or "
+                "again=true to replace them"
+            )
+        same = not different
         self.found = {
             "format": FORMAT,
             "name": self.folder.name,
@@ -77,17 +90,26 @@ class Results:
             "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
 
-    def has(self, task: str, options: Mapping[str, Any]) -> bool:
+    def has(self, task: str, options: DictConfig) -> bool:
         """Whether a task was carried out with these options already."""
         return self.tasks.get(task, {}).get("options") == _plain(options)
 
-    def add(self, task: str, outcome: Outcome, options: Mapping[str, Any], seconds: float) -> None:
-        """Write what a task found, and the report anew."""
+    def add(
+        self, task: str, outcome: Outcome, options: DictConfig, seconds: float, *, unreadable: Mapping[str, int]
+    ) -> None:
+        """Write what a task found, and the report anew.
+
+        Args:
+            unreadable: images that could not be read, by split.
+        """
         record: dict[str, Any] = {
             "numbers": outcome.numbers,
             "protocol": outcome.protocol,
             "options": _plain(options),
-            "notes": list(outcome.notes),
+            "notes": [
+                *outcome.notes,
+                *(f"{n} of the {split} images could not be read" for split, n in unreadable.items()),
+            ],
             "seconds": round(seconds, 3),
             "charts": [asdict(chart) for chart in outcome.charts],
             "matrices": [asdict(matrix) for matrix in outcome.matrices],
@@ -104,12 +126,16 @@ class Results:
             np.savez_compressed(beside, allow_pickle=False, rows=outcome.per_image.rows, **outcome.per_image.arrays)
             os.replace(beside, path)
             record["kind"], record["per_image"] = outcome.per_image.kind, f"per_image/{task}.npz"
-            record["interval"] = list(interval(outcome.per_image.kind, dict(outcome.per_image.arrays)))
-        self.found["tasks"][task] = record
-        beside = self.folder / "results.json.new"
-        beside.write_text(json.dumps(self.found, indent=1, default=_number))
-        beside.replace(self.folder / "results.json")
-        write_evaluation_report(self.folder)
+            ends = interval(outcome.per_image.kind, dict(outcome.per_image.arrays))
+            record["interval"] = list(ends) if all(map(math.isfinite, ends)) else None
+        with _alone(self.folder):
+            # Another process may have carried out another task in the meantime.
+            there = object_of(text_of(self.folder / "results.json"))
+            if _decisive(there) == _decisive(json.loads(json.dumps(self.found, default=_number))):
+                self.found["tasks"] = {**there.get("tasks", {}), **self.found["tasks"]}
+            self.found["tasks"][task] = record
+            write_whole(self.folder / "results.json", json.dumps(self.found, indent=1, default=_number))
+            write_evaluation_report(self.folder)
 
     def publish(self) -> None:
         """Add the headlines to the records of the run that the weights are of, and to its report."""
@@ -120,15 +146,19 @@ class Results:
         shown = [line for line in text_of(run / EVALUATIONS).splitlines() if line]
         test = self.found["data"]["test"]
         about = {"step": weights["step"], "data": test["name"], "fingerprint": test["fingerprint"]}
+        about |= {"train": self.found["data"]["train"]["images"]}
         about |= {"resolution": self.found["resolution"], "results": str(self.folder)}
         rows = [
             {**about, "task": task, "numbers": record["numbers"], "interval": record["interval"]}
             for task, record in self.tasks.items()
         ]
         lines = [json.dumps(row) for row in rows]
-        with (run / EVALUATIONS).open("a") as file:
-            file.write("".join(f"{line}\n" for line in lines if line not in shown))
-        write_report(run)
+        try:
+            with (run / EVALUATIONS).open("a") as file:
+                file.write("".join(f"{line}\n" for line in lines if line not in shown))
+            write_report(run)
+        except OSError as error:
+            print(f"warning: {run} does not get these points in its report ({error.strerror})", file=sys.stderr)
 
     def _pictures(self, task: str, pictures: Iterable[Picture]) -> Iterable[dict[str, str]]:
         for picture in pictures:
@@ -137,11 +167,11 @@ class Results:
             yield {"file": file, "title": picture.title, "note": picture.note}
 
 
-def _decisive(results: Mapping[str, Any]) -> list[Any]:
+def _decisive(results: Mapping[str, Any]) -> dict[str, Any]:
     """What results must agree in to stand beside each other."""
     weights = results.get("weights") or {}
     keys = ("data", "resolution", "normalization", "precision", "seed")
-    return [weights.get("digest"), *(results.get(key) for key in keys)]
+    return {"weights": (weights.get("digest"), weights.get("architecture")), **{key: results.get(key) for key in keys}}
 
 
 def _of_weights(weights: Weights, digest: str) -> dict[str, Any]:
@@ -171,16 +201,17 @@ def _of_split(split: Split, name: str) -> dict[str, Any]:
     }
 
 
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {
-        key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        for key, value in options.items()
-    }
-    return json.loads(json.dumps(plain))
+def _plain(options: DictConfig) -> Any:
+    return json.loads(json.dumps(OmegaConf.to_container(options, resolve=True)))
 
 
-def _free_name(folder: Path) -> str:
-    return next(name for number in range(1, 10**6) if not (folder / (name := f"results.{number}.json")).exists())
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time, where the file system can do that."""
+    with (folder / ".lock").open("ab") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _number(value: Any) -> Any:

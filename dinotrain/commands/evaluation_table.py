@@ -13,7 +13,7 @@ from dinotrain.evaluation.setting import Setting
 from dinotrain.weights.weights import Weights
 
 WITHOUT_PERCENT = ("rmse", "abs_rel", "sq_rel", "log10", "rmse_log")
-"""Ends of the names of numbers that are not shares in percent."""
+"""Beginnings of the names of numbers that are not shares in percent."""
 MOST_NUMBERS = 9
 
 
@@ -56,7 +56,8 @@ def show(results: Results, tasks: Sequence[str]) -> None:
 
 def formatted(name: str, value: float) -> str:
     """A number as it is printed: percent with one digit, others with three."""
-    return f"{value:.3f}" if name.endswith(WITHOUT_PERCENT) else f"{value:.1f}"
+    plain = any(name == stem or name.startswith(f"{stem}_") for stem in WITHOUT_PERCENT)
+    return f"{value:.3f}" if plain else f"{value:.1f}"
 
 
 def _splits(images: Images) -> list:

@@ -13,15 +13,13 @@ from dinotrain.models.vit import VisionTransformer
 from dinotrain.weights.fit import load_into
 from dinotrain.weights.weights import IMAGENET, Weights
 
-USUAL_SIZE = 224
-
 
 def frozen_backbone(
     weights: Weights,
     *,
     device: torch.device,
-    size: int | None = None,
-    crop_fraction: float = 0.875,
+    size: int,
+    crop_fraction: float,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     precision: str = "auto",
@@ -29,19 +27,19 @@ def frozen_backbone(
     """The network with its weights, whole on this device.
 
     Args:
-        size: px of its input; None for 224, or what it was trained at if that is smaller.
+        size: px of its input, a multiple of the patch size.
         mean, std: of images in 0..1; None for what the source of the weights says, or else ImageNet's.
         precision: "auto" is fp16 on CUDA and fp32 on a CPU.
 
     Raises:
-        UserError: if the weights don't fit their network, or the size its patches.
+        UserError: if the weights don't fit their network, or see other images than RGB.
     """
     architecture = weights.architecture
     if architecture.channels != 3:
         raise UserError(f"weights: {weights.path} sees {architecture.channels} channels; expected 3, for RGB images")
     known_mean, known_std = weights.normalization or IMAGENET
     preparation = Preparation(
-        size=input_size(weights, size),
+        size=size,
         crop_fraction=crop_fraction,
         mean=_three(mean or known_mean),
         std=_three(std or known_std),
@@ -54,21 +52,6 @@ def frozen_backbone(
     dtype = DTYPES[name]
     select_attention(network, available_backends(device, dtype, architecture.embed_dim // architecture.num_heads)[-1])
     return Backbone(network, preparation, dtype=dtype)
-
-
-def input_size(weights: Weights, size: int | None) -> int:
-    """The side of the images in px.
-
-    Raises:
-        UserError: if it is not a multiple of the patch size.
-    """
-    patch = weights.architecture.patch_size
-    if size is None:
-        return max(min(USUAL_SIZE, weights.architecture.image_size) // patch, 1) * patch
-    if size % patch:
-        near = max(round(size / patch), 1) * patch
-        raise UserError(f"size: {size} px is not a multiple of the patches of {patch} px of these weights; {near} is")
-    return size
 
 
 def _three(values: tuple[float, ...]) -> tuple[float, float, float]:

@@ -26,6 +26,7 @@ from dinotrain.data.masks import MaskSampler
 from dinotrain.data.source import Source
 from dinotrain.data.sources.folder import FolderSource
 from dinotrain.errors import UserError
+from dinotrain.evaluation.relabelled import in_classes_of
 from dinotrain.optim.recipe import OptimizationRecipe
 from dinotrain.weights.weights import Weights
 
@@ -141,9 +142,9 @@ def labelled_sources(options: EvaluationOptions, source: Source) -> tuple[Source
             raise UserError(str(error).replace("data.root", f"evaluation.{key}", 1)) from error
         if getattr(found[key], "labels", None) is None:
             raise UserError(f"evaluation.{key}: {folder} has no labels; expected one sub-folder of images per class")
-    train = found["train_root"]
+    train, test = found["train_root"], found["test_root"]
     assert train is not None
-    return train, found["test_root"]
+    return train, None if test is None else in_classes_of(train, test, "evaluation.test_root")
 
 
 def _check_tasks(options: EvaluationOptions, source: Source, config: DictConfig) -> None:

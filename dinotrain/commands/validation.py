@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ from dinotrain.commands.settings import Settings
 from dinotrain.data.broken import BrokenImage
 from dinotrain.data.source import Source
 from dinotrain.distributed.world import World
+from dinotrain.errors import UserError
 from dinotrain.evaluation.backbone import Backbone
 from dinotrain.evaluation.features import Preparation, cls_function
 from dinotrain.evaluation.knn_probe import KnnProbe, labelled_split
@@ -135,7 +137,13 @@ class Validation:
         )
         found = {}
         for name, task in self.tasks.items():
-            key, value = next(iter(task.run(setting).numbers.items()))
+            try:
+                key, value = next(iter(task.run(setting).numbers.items()))
+            except UserError as error:
+                # All processes have the same labels, and so the same mistake; training is worth more than its number.
+                if self.world.main:
+                    warnings.warn(f"runtime: evaluation.tasks: {name} is left out: {error}", stacklevel=2)
+                continue
             found[f"{name}_{key}"] = value
         return found
 

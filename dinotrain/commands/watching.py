@@ -6,11 +6,11 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dinotrain.commands.ending import Attempt, Ended
-from dinotrain.commands.evaluation import LONGEST_MINUTES, Evaluation, Stopped
+from dinotrain.commands.evaluation import LONGEST_MINUTES, STOPPED_AT_ONCE, Evaluation, Stopped, identity_of
 from dinotrain.commands.evaluation_place import FOLDER
 from dinotrain.commands.recognition import quoted
 from dinotrain.distributed.world import World
@@ -45,11 +45,14 @@ def watch(words: Sequence[str], attempt: Attempt, interrupt: Interrupt | None = 
     typed = read_words(words)
     evaluation = Evaluation(typed.overrides)
     attempt.run_dir = typed.run / FOLDER
-    attempt.run_dir.mkdir(exist_ok=True)
+    try:
+        attempt.run_dir.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"watch: can't write to {attempt.run_dir} ({error.strerror})") from error
     seen: list[str] = []
     with ExitStack() as stack:
-        world = attempt.join(evaluation.device, stack, start_minutes=LONGEST_MINUTES, minutes=LONGEST_MINUTES)
-        interrupt = interrupt or stack.enter_context(Interrupt())
+        world = attempt.join(evaluation.device(), stack, start_minutes=LONGEST_MINUTES, minutes=LONGEST_MINUTES)
+        interrupt = interrupt or stack.enter_context(Interrupt(at_once=STOPPED_AT_ONCE))
         try:
             _follow(typed, evaluation, seen, world, interrupt)
         except Stopped:
@@ -86,6 +89,9 @@ def read_words(words: Sequence[str]) -> Typed:
     if not poll > 0:
         raise UserError(f"poll: got {own['poll']}, expected seconds above 0")
     overrides = [word for word in words if "=" in word and word.partition("=")[0] not in ("once", "poll")]
+    if not any(word.startswith("cache=") for word in overrides):
+        # Nobody will ask for the features of a checkpoint again.
+        overrides.append("cache=false")
     # Replaced by each checkpoint; the rest can be checked before there is one.
     return Typed(run, [*overrides, f"weights={quoted(str(run))}"], own.get("once") == "true", poll)
 
@@ -106,18 +112,24 @@ def _follow(typed: Typed, evaluation: Evaluation, seen: list[str], world: World,
 
 def _evaluate(checkpoint: Path, evaluation: Evaluation, world: World, interrupt: Interrupt) -> None:
     request = evaluation.request
-    problem, weights, digest = None, None, ""
+    problem, weights, identity = None, None, ""
     try:
         weights = read_weights(str(checkpoint), part=request.part, num_heads=request.num_heads).without_heads()
-        digest = weights.digest()
-    except UserError as error:
+        # Training may remove it at any moment: from here on it is not needed any more.
+        weights = replace(weights, backbone={name: weights.backbone[name].clone() for name in weights.backbone})
+        identity = identity_of(weights)
+    except (UserError, OSError) as error:
         problem = str(error)
     if world.any(problem is not None) or weights is None:
-        # Training removes older checkpoints; what is there and can't be read is worth a word, too.
         if world.main:
             print(f"skipped: {problem or checkpoint}", file=sys.stderr, flush=True)
         return
-    evaluation.of(weights, digest, evaluation.folder(weights, digest), world, interrupt)
+    folder = evaluation.folder(weights, identity)
+    if world.any(world.main and evaluation.is_done(folder)):
+        if world.main:
+            print(f"{checkpoint.name} is evaluated already: {folder}", flush=True)
+        return
+    evaluation.of(weights, identity, folder, world, interrupt)
 
 
 def _wait(seconds: float, world: World, interrupt: Interrupt) -> None:

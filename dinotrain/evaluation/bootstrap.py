@@ -3,12 +3,17 @@
 The images of a test set are drawn again with replacement, as often as there are, and the number is computed on each
 such set: the percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). What
 varies is the choice of test images alone, not the seed of the training.
+
+The interval of a share of images, each right or wrong, is Wilson's (Journal of the American Statistical Association
+22, 1927), recommended by Brown, Cai and DasGupta (Statistical Science 16(2), 2001): resampling images that are all
+right would say that there is no doubt, of a single one, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +32,8 @@ MOST_LEVELS = 256
 MOST_RANKED = 100_000_000
 """Scores that are gone through for an average precision, over all samples; but at least `LEAST_SAMPLES` samples."""
 LEAST_SAMPLES = 200
+LEAST_IMAGES = 2
+"""Of fewer, resampling says nothing."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,10 @@ def statistic(kind: str, arrays: Arrays) -> float:
 def interval(
     kind: str, arrays: Arrays, level: float = LEVEL, samples: int = SAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of a number over resampled test images; the same for the same arguments.
+    """Interval of a number over the choice of test images; the same for the same arguments.
+
+    Wilson's for a share of images that are right or wrong, else percentiles over resampled images; (nan, nan) where
+    there are fewer than two images for these.
 
     Args:
         kind: a key of `STATISTICS`.
@@ -79,7 +89,16 @@ def interval(
     Raises:
         ValueError: as `statistic`.
     """
-    found, _ = _checked(kind, arrays)
+    found, images = _checked(kind, arrays)
+    _check_level(level)
+    if kind == "mean":
+        value = np.asarray(arrays["value"], np.float64)
+        known = value[np.isfinite(value)]
+        if len(known) and np.isin(known, (0, 1)).all():
+            return _wilson(int(known.sum()), len(known), level)
+        images = len(known)
+    if images < LEAST_IMAGES:
+        return float("nan"), float("nan")
     return _percentiles(_resampled(found, [arrays], samples, seed)[0], level)
 
 
@@ -91,11 +110,14 @@ def paired_difference(
     Row i of both must be the same image; what makes an image hard for both then cancels out.
 
     Raises:
-        ValueError: as `statistic`, or for another number of images.
+        ValueError: as `statistic`, for another number of images, or for a single one.
     """
     (found, images), (_, others) = _checked(kind, a), _checked(kind, b)
     if images != others:
         raise ValueError(f"b: got {others} images, expected {images} as in a")
+    if images < LEAST_IMAGES:
+        raise ValueError("a: got a single image, expected at least 2")
+    _check_level(level)
     drawn = _resampled(found, [a, b], samples, seed)
     differences = drawn[1] - drawn[0]
     differences = differences[np.isfinite(differences)]
@@ -118,9 +140,23 @@ def _checked(kind: str, arrays: Arrays) -> tuple[Statistic, int]:
     return found, shapes[0][0]
 
 
-def _percentiles(values: Float[np.ndarray, "s"], level: float) -> tuple[float, float]:
+def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level: got {level}, expected a share between 0 and 1")
+
+
+def _wilson(right: int, images: int, level: float) -> tuple[float, float]:
+    """In percent: the shares that what was found is within the normal deviation of."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, weight = right / images, z**2 / images
+    middle = share + weight / 2
+    half = np.sqrt(weight * (share * (1 - share) + weight / 4))
+    low, high = (100 * (middle + sign * half) / (1 + weight) for sign in (-1, 1))
+    # Exactly at the end where all are right, or all wrong.
+    return (0.0 if right == 0 else float(low)), (100.0 if right == images else float(high))
+
+
+def _percentiles(values: Float[np.ndarray, "s"], level: float) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     if not len(finite):
         return float("nan"), float("nan")

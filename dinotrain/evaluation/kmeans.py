@@ -45,18 +45,20 @@ def kmeans(
         points: n >= k of them.
         iterations: at most, for each start.
         seed: of all starts.
-        check: called before each start, by all processes equally often.
+        check: called before each start and each iteration, by all processes equally often.
     """
     x = points.to(world.device).float().nan_to_num(0.0, 0.0, 0.0)
     rounds = -(-restarts // world.size)
     centers = []
     for restart in range(world.rank * rounds, (world.rank + 1) * rounds):
         check()
-        if restart < restarts:
-            centers.append(_lloyd(x, _start(x, k, (seed, restart)), iterations))
+        start = _start(x, k, (seed, restart)) if restart < restarts else None
+        found = _lloyd(x, start, iterations, check)
+        if found is not None:
+            centers.append(found)
     empty = torch.empty(0, k, x.shape[1], device=x.device)
-    found = [_partition(x, candidate) for candidate in gather_rows(torch.stack(centers) if centers else empty)]
-    best = min(found, key=lambda clustering: clustering.inertia)
+    partitions = [_partition(x, candidate) for candidate in gather_rows(torch.stack(centers) if centers else empty)]
+    best = min(partitions, key=lambda clustering: clustering.inertia)
     return Clustering(best.labels.cpu(), best.centers.cpu(), best.inertia)
 
 
@@ -68,15 +70,22 @@ def _start(x: Tensor, k: int, key: tuple[int, int]) -> Float[Tensor, "k D"]:
     return torch.from_numpy(centers).to(x)
 
 
-def _lloyd(x: Tensor, centers: Tensor, iterations: int) -> Float[Tensor, "k D"]:
-    """Centres after so many iterations, or fewer if no point changes its centre any more."""
-    labels = None
+def _lloyd(
+    x: Tensor, centers: Float[Tensor, "k D"] | None, iterations: int, check: Callable[[], object]
+) -> Float[Tensor, "k D"] | None:
+    """Centres after so many iterations, or fewer if no point changes its centre any more.
+
+    Whoever is done, or has no start, goes on checking for as many iterations as the others may take.
+    """
+    labels, done = None, False
     for _ in range(iterations):
+        check()
+        if done or centers is None:
+            continue
         new, distances = _nearest(x, centers)
-        if labels is not None and torch.equal(new, labels):
-            break
-        labels = new
-        centers = _means(x, labels, centers, distances)
+        done = labels is not None and torch.equal(new, labels)
+        if not done:
+            labels, centers = new, _means(x, new, centers, distances)
     return centers
 
 

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from dinotrain.evaluation.room import room
+
 _CHUNK = 2**16
-"""Rows that are computed with at once."""
+"""Rows that are computed with at once, at most."""
+_LOGITS = 2**26
+"""Logits that are computed at once, at most: with many classes, of fewer rows."""
 _SMALLEST_CHANGE = 1e-9
 """Of the mean loss in a step: less than that is lost in the rounding of float32."""
-_HELD = 2**30
-"""Numbers that are kept on the device, at most: 4 GiB of them."""
+
+
+class Answers(NamedTuple):
+    """What a classifier says of each image."""
+
+    predicted: Int64[np.ndarray, "m"]
+    rank: Int64[np.ndarray, "m"]
+    """Place of the true class, from 0; the last one where a score is not a number."""
+
+    def within(self, places: int) -> float:
+        """Percent of the images whose class has one of the first places (top-1, top-5)."""
+        return 100.0 * float((self.rank < places).mean())
 
 
 @dataclass(frozen=True)
@@ -33,9 +49,19 @@ class LogisticModel:
 
     @torch.no_grad()
     def logits(self, features: Float[Tensor, "n D"]) -> Float[Tensor, "n C"]:
-        """Scores of all classes, on the CPU, in float32."""
-        parts = [_floats(part, self.weight.device) @ self.weight.T + self.bias for part in features.split(_CHUNK)]
-        return torch.cat(parts).cpu()
+        """Scores of all classes, in float32, on the classifier's device."""
+        return _floats(features, self.weight.device) @ self.weight.T + self.bias
+
+    def answers(self, features: Float[Tensor, "m D"], labels: Int64[np.ndarray, "m"]) -> Answers:
+        """The most likely class of each image, and where its own stands; some images at a time."""
+        truth, size = torch.from_numpy(labels), _rows_at_once(len(self.bias))
+        predicted, rank = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
+        for x, own in zip(features.split(size), truth.split(size)):
+            logits = self.logits(x)
+            score = logits.gather(1, own.to(logits.device).unsqueeze(1))
+            predicted.append(logits.argmax(dim=1).cpu())
+            rank.append((~(logits <= score)).sum(dim=1).cpu())
+        return Answers(torch.cat(predicted).numpy(), torch.cat(rank).numpy())
 
 
 class LogisticRegression:
@@ -45,14 +71,16 @@ class LogisticRegression:
     put back into, and makes the problem easier.
 
     Args:
-        features: [n, D] in whatever precision they are stored. Up to 4 GiB they are copied to the device in float32;
-            more are read in chunks, for every iteration.
+        features: [n, D] in whatever precision they are stored, in which they are kept on the device if they fit into
+            half of its free memory; else they are read in chunks, for every iteration.
         labels: [n] class numbers.
         rows: [r] which of them to fit to.
         classes: how many there are.
         device: to compute on.
         iterations: at most, of each fit.
         tolerance: a fit ends when no component of the gradient, divided by C * r, is larger.
+        processes: of this machine, that fit the same at the same time.
+        moved: called again and again while fitting, so that others know that it goes on.
     """
 
     def __init__(
@@ -65,24 +93,48 @@ class LogisticRegression:
         device: torch.device,
         iterations: int = 1000,
         tolerance: float = 1e-5,
+        processes: int = 1,
+        moved: Callable[[], object] = lambda: None,
     ) -> None:
-        self.features, self.labels, self.rows = features, labels[rows].to(device), rows
+        self.labels = labels[rows].to(device)
         self.classes, self.device, self.count = classes, device, len(rows)
-        self.iterations, self.tolerance = iterations, tolerance
-        self._held: list[Tensor] | None = None
-        if self.count * features.shape[1] <= _HELD:
-            self._held = list(self._chunks())
+        self.iterations, self.tolerance, self.moved = iterations, tolerance, moved
+        self._size = _rows_at_once(classes)
+        self.features, self.rows = self._held(features, rows, processes)
         total = torch.zeros(features.shape[1], dtype=torch.float64, device=device)
-        for part in self._chunks():
-            total += part.double().sum(dim=0)
+        finite = torch.ones((), dtype=torch.bool, device=device)
+        for at in self._slices():
+            part = self._stored(at).to(device)
+            finite &= part.isfinite().all()
+            total += _floats(part, device).double().sum(dim=0)
+        self._finite = bool(finite)
         self.mean = (total / self.count).float()
 
+    def _held(self, features: Tensor, rows: Tensor, processes: int) -> tuple[Tensor, Tensor | None]:
+        """The rows alone, on the device if there is room; or all, where they are, and which rows count."""
+        start, adjoining = int(rows[0]), bool((rows.diff() == 1).all())
+        if adjoining:
+            features = features[start : start + self.count]
+            if features.device == self.device:
+                return features, None
+        if self.count * features[:1].nbytes > room(self.device, processes):
+            return features, None if adjoining else rows
+        held = torch.empty(self.count, *features.shape[1:], dtype=features.dtype, device=self.device)
+        for at in self._slices():
+            held[at] = features[at] if adjoining else features[rows[at]]
+        return held, None
+
+    def _slices(self) -> Iterator[slice]:
+        return (slice(start, start + self._size) for start in range(0, self.count, self._size))
+
+    def _stored(self, at: slice) -> Float[Tensor, "q D"]:
+        return self.features[at if self.rows is None else self.rows[at]]
+
     def _chunks(self) -> Iterator[Float[Tensor, "q D"]]:
-        if self._held is not None:
-            yield from self._held
-            return
-        for rows in self.rows.split(_CHUNK):
-            yield _floats(self.features[rows], self.device)
+        for at in self._slices():
+            part = self._stored(at)
+            # Where nothing has to be replaced, features in float32 on the device are used without a copy.
+            yield part.to(self.device).float() if self._finite else _floats(part, self.device)
 
     @torch.no_grad()
     def fit(self, c: float, start: LogisticModel | None = None) -> LogisticModel:
@@ -123,7 +175,8 @@ class LogisticRegression:
         bias = parameter[:, -1] - weight @ self.mean
         gradient = torch.zeros_like(parameter)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        for x, labels in zip(self._chunks(), self.labels.split(_CHUNK)):
+        for x, labels in zip(self._chunks(), self.labels.split(self._size)):
+            self.moved()
             logs = torch.log_softmax(torch.addmm(bias, x, weight.T), dim=1)
             loss -= logs.gather(1, labels.unsqueeze(1)).double().sum()
             errors = logs.exp_()
@@ -134,6 +187,10 @@ class LogisticRegression:
         gradient /= self.count
         gradient[:, :-1] += penalty * weight
         return float(loss / self.count + 0.5 * penalty * weight.double().square().sum()), gradient
+
+
+def _rows_at_once(classes: int) -> int:
+    return max(min(_CHUNK, _LOGITS // classes), 1)
 
 
 def _floats(x: Tensor, device: torch.device) -> Tensor:

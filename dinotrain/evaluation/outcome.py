@@ -48,7 +48,7 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """Numbers in rows and columns, shown as colours."""
+    """Numbers in rows and columns, shown as colours; `marked` is the row and column of one that stands out."""
 
     title: str
     rows: tuple[str, ...]
@@ -56,6 +56,7 @@ class Matrix:
     values: tuple[tuple[float, ...], ...]
     note: str = ""
     unit: str = ""
+    marked: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dinotrain.data.progress import progress
 from dinotrain.distributed.world import World
+from dinotrain.errors import UserError
 from dinotrain.evaluation.backbone import Backbone
 from dinotrain.evaluation.features import extracted
 from dinotrain.evaluation.splits import Split
@@ -45,7 +46,8 @@ class Setting:
         batch: images per process and forward pass.
         threads: that read images; None for one per core.
         store: where features are kept.
-        identity: hash of the weights, for the store; None if they may change (features are not kept then).
+        identity: of the network and its weights, for the store; None if they may change (features stay in memory).
+        max_broken: share of a split's images that may be unreadable.
         check: called with every tick, by all processes together; may raise to end an evaluation.
     """
 
@@ -60,7 +62,11 @@ class Setting:
     threads: int | None = None
     store: FeatureStore
     identity: str | None = None
+    max_broken: float = 1.0
     check: Callable[[], object] = lambda: None
+
+    unreadable: dict[str, int] = field(default_factory=dict, init=False)
+    """Images that could not be read, by split, of those whose features were asked for."""
 
     def tick(self) -> None:
         """To be called in loops, equally often by all processes: says that things go on, and ends them if asked to."""
@@ -73,25 +79,41 @@ class Setting:
 
     def features(self, split: Split, parts: Sequence[str] = ("cls_1",)) -> SplitFeatures:
         """One row per readable image, the parts (see `Backbone.pooled`) beside each other; alike on all processes."""
-        arrays = self.store.arrays(
-            self._about(split), parts, len(split), lambda missing: self._extracted(split, missing)
-        )
+        store = self._own if self.identity is None else self.store
+        arrays = store.arrays(self._about(split), parts, len(split), lambda missing: self._extracted(split, missing))
         readable = arrays[READABLE]
+        self._count(split, readable)
         rows = np.flatnonzero(readable)
         chosen = [arrays[part] if readable.all() else arrays[part][rows] for part in parts]
         values = chosen[0] if len(chosen) == 1 else np.concatenate(chosen, axis=1)
         labels = split.source.labels
         return SplitFeatures(_shared(values), rows, None if labels is None else labels[split.indices[rows]])
 
+    def _count(self, split: Split, readable: Bool[np.ndarray, "n"]) -> None:
+        missing = len(readable) - int(readable.sum())
+        if missing == len(readable):
+            raise UserError(f"data: none of the {split.name} images can be read")
+        if missing:
+            self.unreadable[split.name] = missing
+        if missing > self.max_broken * len(readable):
+            first = split.source.name(int(split.indices[np.flatnonzero(~readable)[0]]))
+            raise UserError(
+                f"data.max_broken: {missing} of the {len(readable)} {split.name} images can't be read, more than a "
+                f"share of {self.max_broken:g}; the first: {first}"
+            )
+
+    @cached_property
+    def _own(self) -> FeatureStore:
+        """For weights that may change: in memory, as long as this is there."""
+        return FeatureStore(None, self.world)
+
     def _about(self, split: Split) -> dict:
         preparation, network = self.backbone.preparation, self.backbone.network
         return {
-            "version": 1,
-            "weights": self.identity or f"in memory {id(self)}",
+            "version": 2,
+            "weights": self.identity,
             "position_resize": network.position_resize,
-            "source": split.source.fingerprint(),
-            "min_size": split.source.min_size,
-            "images": hashlib.sha256(np.ascontiguousarray(split.indices, np.int64).data).hexdigest(),
+            "images": split.identity,
             "preparation": [preparation.size, preparation.crop_fraction, preparation.mean, preparation.std],
             "precision": str(self.backbone.dtype),
         }

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int64
 
+from dinotrain.data.broken import BrokenImage
+from dinotrain.data.dense import DenseSource
 from dinotrain.data.source import Source
 from dinotrain.errors import UserError
+
+SAMPLED = 64
+"""Images whose content tells a split from one with the same names."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,34 @@ class Split:
             raise UserError(f"data: the {self.name} images have no labels; expected one sub-folder of images per class")
         return self.source.labels[self.indices]
 
+    @cached_property
+    def identity(self) -> str:
+        """Text that differs for other images: also where names and labels are those of another set.
+
+        Made of the source's fingerprint, the numbers of the images and the content of some of them.
+        """
+        digest = hashlib.sha256(f"{self.source.fingerprint()} {self.source.min_size}".encode())
+        digest.update(np.ascontiguousarray(self.indices, np.int64).data)
+        for row in np.unique(np.linspace(0, len(self) - 1, min(SAMPLED, len(self))).round().astype(int)):
+            digest.update(_content(self.source, int(self.indices[row])))
+        return digest.hexdigest()[:32]
+
     def part(self, rows: np.ndarray, name: str | None = None) -> Split:
         """The images in these rows of the split."""
         return Split(self.source, self.indices[rows], name or self.name)
+
+
+def _content(source: Source, index: int) -> bytes:
+    """Of an image, with its mask or depth where it has one."""
+    try:
+        data = source.read(index)
+        content = data if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes()
+        if isinstance(source, DenseSource):
+            targets = [source.pair(index, target)[1] for target in source.targets]
+            content += b"".join(np.ascontiguousarray(target).tobytes() for target in targets)
+    except BrokenImage as error:
+        return str(error).encode()
+    return content
 
 
 def whole(source: Source, name: str, most: int | None = None, seed: int = 0) -> Split:
@@ -48,7 +80,11 @@ def whole(source: Source, name: str, most: int | None = None, seed: int = 0) -> 
 
 
 def held_out(
-    labels: Int64[np.ndarray, "n"], share: float, seed: int, classes: tuple[str, ...] | None = None
+    labels: Int64[np.ndarray, "n"],
+    share: float,
+    seed: int,
+    classes: tuple[str, ...] | None = None,
+    hint: str = "validation_root=...",
 ) -> tuple[Int64[np.ndarray, "fit"], Int64[np.ndarray, "held"]]:
     """Rows to learn from and rows to choose by: the share of every class, at least one image, set apart.
 
@@ -66,8 +102,8 @@ def held_out(
         name = classes[number] if classes else f"number {number}"
         more = f" (and {(counts < 2).sum() - 1} more)" if (counts < 2).sum() > 1 else ""
         raise UserError(
-            f"data: class {name}{more} has a single training image, so none can be held out to choose by; expected at "
-            "least 2 of each class, or validation_root=..."
+            f"data: class {name}{more} has a single training image, so none can be held out; expected at least 2 of "
+            f"each class, or {hint}"
         )
     take = np.maximum(np.round(counts * share).astype(int), 1)
     # The position of every image within its class.

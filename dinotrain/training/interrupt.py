@@ -22,8 +22,10 @@ ECHO_SECONDS = 2.0
 class Interrupt:
     """Context in which SIGTERM, SIGINT and SIGUSR2 set `requested` instead of ending the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: str = "stopped at once; the last complete checkpoint stays") -> None:
+        """Build it; `at_once` is what a second Ctrl-C says."""
         self.requested: str | None = None
+        self._at_once = f"\n{at_once}\n".encode()
         self._since = 0.0
         self._before: dict[int, Any] = {}
 
@@ -51,7 +53,7 @@ class Interrupt:
     def _handle(self, number: int, _: FrameType | None) -> None:
         echo = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._since < ECHO_SECONDS
         if self.requested is not None and number == signal.SIGINT and not echo:
-            os.write(2, b"\nstopped at once; the last complete checkpoint stays\n")
+            os.write(2, self._at_once)
             os._exit(130)
         # A preemption sends both; that the run is to go on is what counts.
         if self.requested is None or number == signal.SIGUSR2:

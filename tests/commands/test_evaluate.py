@@ -40,6 +40,11 @@ def evaluate(*words: str, status: int = 0) -> None:
     assert main(list(words)) == status
 
 
+def copied(run: Path, folder: Path) -> Path:
+    """A copy of a run, which no other test has evaluated."""
+    return shutil.copytree(run, folder / "run", ignore=shutil.ignore_patterns("evaluations*"))
+
+
 def results(folder: Path) -> dict[str, Any]:
     """Of the only evaluation below a folder."""
     (path,) = folder.rglob("results.json")
@@ -55,7 +60,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_results_lie_in_the_run_they_are_of(trained: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = shutil.copytree(trained, images.parent / "run")
+    run = copied(trained, images.parent)
     evaluate("task=[knn,retrieval]", f"weights={run}", f"data.root={images}", "knn.k=[1,5]", *LIGHT)
     found = results(run / "evaluations")
     assert set(found["tasks"]) == {"knn", "retrieval"}
@@ -107,14 +112,87 @@ def test_a_task_is_repeated_when_asked_to_or_changed(trained: Path, images: Path
     evaluate(*words, "knn.k=[2]", "again=true")
 
 
-def test_results_of_other_weights_are_set_aside(trained: Path, images: Path, tmp_path: Path) -> None:
+def test_results_of_other_weights_are_not_overwritten(
+    trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ("task=knn", f"data.root={images}", f"output_dir={tmp_path / 'out'}", "knn.k=[1]", *LIGHT)
     first, *_, last = sorted((trained / "checkpoints").glob("step_*"))
     evaluate(f"weights={first}", *words)
-    before = (tmp_path / "out" / "results.json").read_text()
-    evaluate(f"weights={last}", *words)
-    assert (tmp_path / "out" / "results.1.json").read_text() == before
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["weights"]["step"] == 6
+    before = results(tmp_path / "out")
+    capsys.readouterr()
+    line = refused(capsys, f"weights={last}", *words)
+    assert f"output_dir: {tmp_path / 'out'} holds results of other weights; expected another folder" in line
+    assert results(tmp_path / "out") == before
+    assert "of other precision" in refused(capsys, f"weights={first}", *words, "precision=bf16")
+    evaluate(f"weights={last}", *words, "again=true")
+    assert results(tmp_path / "out")["weights"]["step"] == 6
+
+
+def test_the_folder_of_a_run_is_not_for_results(
+    trained: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("task=knn", f"weights={trained}", f"data.root={images}")
+    before = (trained / "results.json").read_text()
+    assert "is the folder of a training run" in refused(capsys, *words, f"output_dir={trained}")
+    assert "name: got '..'" in refused(capsys, *words, "name=..")
+    assert (trained / "results.json").read_text() == before
+
+
+def test_images_of_the_same_names_are_not_taken_for_each_other(trained: Path, images: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(images, tmp_path / "other")
+    for path in (other / "val").rglob("*.png"):
+        Image.new("RGB", (48, 40)).save(path)
+    found = []
+    for root in (images, other):
+        evaluate("task=knn", f"weights={trained}", f"data.root={root}", f"output_dir={tmp_path / root.name}_r", *LIGHT)
+        found.append(results(tmp_path / f"{root.name}_r"))
+    assert found[0]["data"]["train"] == found[1]["data"]["train"] | {"name": "images"}
+    assert found[0]["data"]["test"]["fingerprint"] != found[1]["data"]["test"]["fingerprint"]
+    # All black: they are all of the class of one neighbour, or nearly so.
+    assert found[1]["tasks"]["knn"]["numbers"]["top1_k10"] == pytest.approx(100 / 3)
+
+
+def test_unreadable_images_are_counted(
+    trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = next((images / "train").rglob("*.png"))
+    broken.write_bytes(b"not an image")
+    words = ("task=retrieval", f"weights={trained}", f"data.root={images}", f"output_dir={tmp_path / 'out'}", *LIGHT)
+    assert "data.max_broken: 1 of the 30 train images can't be read" in refused(capsys, *words)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("results.json"))
+    evaluate(*words, "data.max_broken=0.1")
+    assert results(tmp_path / "out")["tasks"]["retrieval"]["notes"] == ["1 of the train images could not be read"]
+    for path in (images / "val").rglob("*.png"):
+        path.write_bytes(b"not an image")
+    assert "retrieval: data: none of the test images can be read" in refused(
+        capsys, *words, "data.max_broken=1.0", f"output_dir={tmp_path / 'none'}"
+    )
+
+
+def test_two_tasks_at_once_lose_nothing_of_each_other(trained: Path, images: Path, tmp_path: Path) -> None:
+    words = [f"weights={trained}", f"data.root={images}", f"output_dir={tmp_path / 'out'}", *LIGHT]
+    jobs = [
+        subprocess.Popen([sys.executable, "-m", "dinotrain.evaluate", f"task={task}", *words], env=environment())
+        for task in ("knn", "retrieval")
+    ]
+    assert [job.wait(600) for job in jobs] == [0, 0]
+    assert set(results(tmp_path / "out")["tasks"]) == {"knn", "retrieval"}
+
+
+def test_a_run_is_evaluated_as_it_evaluated_itself(trained: Path, images: Path, tmp_path: Path) -> None:
+    evaluate("task=knn", f"weights={trained}", f"data.root={images}", f"output_dir={tmp_path / 'out'}", *LIGHT)
+    assert results(tmp_path / "out")["resolution"] == {"size": 24, "crop_fraction": 1.0}
+
+
+def test_weights_that_nobody_may_write_beside_are_evaluated(
+    trained: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(trained, tmp_path)
+    (run / "evaluations.jsonl").mkdir()  # which can't be opened, even by root
+    evaluate("task=knn", f"weights={run}", f"data.root={images}", f"output_dir={tmp_path / 'out'}", *LIGHT)
+    printed = capsys.readouterr()
+    assert "report:" in printed.out
+    assert "does not get these points in its report" in printed.err
 
 
 def test_all_is_what_the_images_allow(trained: Path, images: Path, tmp_path: Path) -> None:
@@ -156,6 +234,12 @@ def test_weights_of_any_kind_are_evaluated(trained: Path, images: Path, tmp_path
     ("words", "line"),
     [
         (("task=kn",), "task: got 'kn'; did you mean knn?"),
+        (("task=5",), "task: got '5'; known: all, clusters"),
+        (("task=[]",), "task: got [], expected a name"),
+        (("task=knn,linear",), "task: got several values; a list is typed as 'task=[knn,linear]'"),
+        (("mean=0.5",), "mean: got 0.5, expected three numbers"),
+        (("extra_tests={test: /x}", "task=linear"), "extra_tests: got the name test, which is taken"),
+        (("extra_tests={v2: IMAGES}",), "extra_tests: are for the linear task"),
         (("size=25",), "size: 25 px is not a multiple of the patches of 6 px of these weights; 24 is"),
         (("task=segmentation",), "task: segmentation: these images have no masks; expected data=masks"),
         (("task=multilabel",), "task: multilabel: these images have one label at most"),
@@ -174,7 +258,8 @@ def test_mistakes_are_told_in_one_line(
 ) -> None:
     usual = {"task": "task=knn", "weights": f"weights={trained}"}
     usual |= {word.partition("=")[0]: word for word in words}
-    assert line in refused(capsys, *usual.values(), f"data.root={images}")
+    typed = [word.replace("IMAGES", str(images / "val")) for word in usual.values()]
+    assert line in refused(capsys, *typed, f"data.root={images}")
 
 
 def test_labels_that_differ_are_told(trained: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +294,7 @@ def test_more_neighbours_than_images_are_noted(
 def test_each_checkpoint_of_a_run_is_evaluated_once(
     trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+    run = copied(trained, tmp_path)
     words = ("watch", str(run), "task=knn", "knn.k=[1]", f"data.root={images}", *LIGHT)
     evaluate(*words)
     rows = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
@@ -221,7 +306,7 @@ def test_each_checkpoint_of_a_run_is_evaluated_once(
 
 
 def test_a_watch_waits_for_new_checkpoints(trained: Path, images: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+    run = copied(trained, tmp_path)
     late = run / "checkpoints" / "step_00000006"
     late.rename(tmp_path / "late")
     (run / "results.json").unlink()

@@ -7,12 +7,15 @@ from pathlib import Path
 from real_runs import SHORT, SMALL, make_images, refused, rows, run_here
 
 WORDS = ("+experiment=quickstart", *SHORT, *SMALL)
+MANY = ("data.source.length=120", "evaluation.max_train=100")
 LIGHT = ("tasks.linear.steps=4", "tasks.linear.batch=8", "tasks.clusters.restarts=1")
 
 
 def test_named_tasks_are_in_the_metrics(tmp_path: Path) -> None:
-    run_here(*WORDS, *LIGHT, "evaluation.every=3", "evaluation.tasks=[knn,linear,clusters]", f"output_dir={tmp_path}")
-    evaluated = [row for row in rows(tmp_path) if row.get("evaluated")]
+    run_here(
+        *WORDS, *LIGHT, *MANY, "evaluation.every=3", "evaluation.tasks=[knn,linear,clusters]", f"output_dir={tmp_path}"
+    )
+    evaluated = [row for row in rows(tmp_path) if row.get("evaluated") and row["step"]]
     assert [row["step"] for row in evaluated] == [3, 6]
     for row in evaluated:
         assert 0 <= row["linear_top1"] <= 100

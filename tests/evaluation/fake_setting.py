@@ -13,6 +13,7 @@ from torch import Tensor
 from dinotrain.data.broken import BrokenImage
 from dinotrain.data.source import Source
 from dinotrain.distributed.world import World
+from dinotrain.errors import UserError
 from dinotrain.evaluation.backbone import Backbone
 from dinotrain.evaluation.features import Preparation
 from dinotrain.evaluation.setting import Setting, SplitFeatures
@@ -58,6 +59,8 @@ class FakeSetting(Setting):
         source = split.source
         broken = getattr(source, "broken", frozenset())
         rows = np.array([row for row, index in enumerate(split.indices) if index not in broken], np.int64)
+        if not len(rows):
+            raise UserError(f"data: none of the {split.name} images can be read")
         found = [torch.stack([self._feature(source, int(split.indices[row]), part) for row in rows]) for part in parts]
         labels = None if source.labels is None else source.labels[split.indices[rows]]
         return SplitFeatures(torch.cat(found, dim=1).to(self.dtype), rows, labels)

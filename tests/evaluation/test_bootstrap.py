@@ -113,8 +113,28 @@ def test_a_difference_of_chance_is_not_told_from_noise() -> None:
     assert (found.value, found.share, found.distinct) == (0.0, 1.0, False)
 
 
-def test_all_correct_is_no_error() -> None:
-    assert interval("mean", {"value": np.ones(7, bool)}) == (100.0, 100.0)
+def test_a_share_of_images_has_wilson_s_interval() -> None:
+    # Brown, Cai and DasGupta 2001: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), here p = 0.7, n = 10.
+    assert interval("mean", {"value": np.arange(10) < 7}) == pytest.approx((39.68, 89.22), abs=0.01)
+    assert interval("mean", {"value": np.array([1, np.nan, 1.0, 0])}) == pytest.approx((20.77, 93.85), abs=0.01)
+
+
+@pytest.mark.parametrize(("images", "low"), [(1, 20.65), (7, 64.57), (1000, 99.62)])
+def test_that_all_are_right_does_not_make_sure(images: int, low: float) -> None:
+    assert interval("mean", {"value": np.ones(images, bool)}) == pytest.approx((low, 100.0), abs=0.01)
+    assert interval("mean", {"value": np.zeros(images)}) == pytest.approx((0.0, 100 - low), abs=0.01)
+
+
+def test_a_single_image_has_no_interval() -> None:
+    single = {"intersection": np.ones((1, 2)), "union": np.ones((1, 2))}
+    for kind, arrays in (
+        ("rmse", {"value": np.ones(1)}),
+        ("mean", {"value": np.array([0.3, np.nan])}),
+        ("iou", single),
+    ):
+        assert np.isnan(interval(kind, arrays)).all()
+    with pytest.raises(ValueError, match="a single image, expected at least 2"):
+        paired_difference("mean", {"value": np.zeros(1)}, {"value": np.ones(1)})
 
 
 def test_a_test_set_of_ten_thousand_takes_seconds() -> None:

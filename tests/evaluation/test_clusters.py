@@ -41,7 +41,12 @@ def test_more_clusters_than_images_are_told() -> None:
 
 def test_the_picture_has_a_row_for_each_cluster() -> None:
     (picture,) = Clusters(clusters=3).run(fake_setting(spread=1.0)).pictures
-    assert picture.image.shape == (3 * 92 + 4, 10 * 92 + 4, 3)
+    height, width, _ = picture.image.shape
+    assert height == 3 * 92 + 4
+    names = picture.image[:, : width - (10 * 92 + 4)]
+    # The class of each stands before its row.
+    assert all((row < 128).any() for row in np.array_split(names, 3))
+    assert "orange: of another" in picture.note
 
 
 def test_images_without_labels_are_refused() -> None:

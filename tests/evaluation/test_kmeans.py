@@ -76,3 +76,21 @@ def test_renamed_clusters_agree_fully() -> None:
     found = agreement(np.array([2, 0, 3, 1])[labels], labels, k=4, classes=4)
     assert (found.accuracy, found.nmi, found.ari) == pytest.approx((100, 100, 100))
     assert found.meaning.tolist() == [1, 3, 0, 2]
+
+
+def test_it_checks_in_every_iteration() -> None:
+    points, _ = blobs(60, 3)
+    ticks: list[int] = []
+    kmeans(points, 3, world=world(), restarts=2, iterations=7, check=lambda: ticks.append(1))
+    # Far apart, clusters are found in fewer: other processes may need them all.
+    assert len(ticks) == 2 * (1 + 7)
+
+
+def test_a_process_without_a_start_checks_too() -> None:
+    points, _ = blobs(60, 3)
+    ticks: list[int] = []
+    process = World(1, 2, 1, 2, torch.device("cpu"), None)
+    # Alone, there is nothing to gather from the other one.
+    with pytest.raises(ValueError, match="empty"):
+        kmeans(points, 3, world=process, restarts=1, iterations=7, check=lambda: ticks.append(1))
+    assert len(ticks) == 8

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,14 @@ def test_few_images_per_class_are_drawn_several_times() -> None:
     assert Knn(k=(1, 3), per_class=(1, 5, 40), repeats=3).run(setting).numbers == outcome.numbers
 
 
+def test_classes_without_a_training_image_are_told() -> None:
+    setting = fake_setting(train=120, classes=6)
+    few = replace(setting, train=setting.train.part(np.arange(9)[np.arange(9) % 6 != 4]))
+    outcome = Knn(k=(1,), per_class=(2,), repeats=1).run(few)
+    assert outcome.notes[0] == "1 class has no training image among the 8 that are used: never predicted"
+    assert outcome.notes[1] == "2 images per class: some classes have fewer (least 1), they give all"
+
+
 def test_a_draw_has_so_many_of_each_class() -> None:
     labels = np.random.default_rng(0).integers(0, 5, 200)
     small, large = drawn_per_class(labels, 3, (0, 1)), drawn_per_class(labels, 8, (0, 1))
@@ -86,6 +95,8 @@ def test_many_classes_have_a_table_in_place_of_a_matrix() -> None:
     [
         ({"k": ()}, "k: got an empty list, expected numbers of neighbours"),
         ({"k": "10"}, "k: got '10', expected a list"),
+        ({"k": (True,)}, "k: got True, must be a whole number"),
+        ({"k": True}, "k: got True, must be a whole number"),
         ({"k": (0, 5)}, "k: got 0, must be a whole number at least 1"),
         ({"temperature": 0}, "temperature: got 0"),
         ({"temperature": -1}, "temperature: got -1"),

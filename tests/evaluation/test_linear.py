@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -8,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fake_setting import Pictures, fake_setting
+from fake_setting import FakeSetting, Pictures, fake_setting
 from spawn import run_processes
 
 from dinotrain.errors import UserError
 from dinotrain.evaluation.linear.scores import best
 from dinotrain.evaluation.linear.sweep import LinearSweep
 from dinotrain.evaluation.outcome import Outcome
-from dinotrain.evaluation.setting import Setting
-from dinotrain.evaluation.splits import whole
+from dinotrain.evaluation.setting import Setting, SplitFeatures
+from dinotrain.evaluation.splits import Split, whole
 from dinotrain.evaluation.tasks.linear import Linear
 
 
@@ -29,7 +30,7 @@ def task(**changes: Any) -> Linear:
 def real_setting(**options: Any) -> Setting:
     """With features of the tiny network."""
     made = fake_setting(**options)
-    return Setting(**{each.name: getattr(made, each.name) for each in fields(Setting)})
+    return Setting(**{each.name: getattr(made, each.name) for each in fields(Setting) if each.init})
 
 
 def test_stored_features_that_can_be_separated_are() -> None:
@@ -62,6 +63,7 @@ def test_the_grid_tells_of_every_head_and_which_was_chosen() -> None:
     chosen = outcome.protocol["chosen"]
     place = validation.rows.index(chosen["input"]), validation.columns.index(f"{chosen['learning_rate']:g}")
     assert scores[place] == scores.max()
+    assert validation.marked == test.marked == place
     assert np.array(test.values)[place] == pytest.approx(outcome.numbers["top1"])
     assert confusion.rows == ("class0", "class1", "class2", "class3")
     # More features tell more, where every part has noise of its own.
@@ -85,7 +87,7 @@ def test_training_images_that_cannot_be_read_are_left_out() -> None:
     assert outcome.numbers["top1"] > 60
     for augment in (True, False):
         nothing = replace(setting, train=whole(Pictures(120, 4, broken=range(120)), "train"), validation=setting.test)
-        with pytest.raises(UserError, match="none of the training images can be read"):
+        with pytest.raises(UserError, match=r"none of the train(ing)? images can be read"):
             task(steps=2, augment=augment).run(nothing)
 
 
@@ -140,6 +142,32 @@ def test_further_tests_are_measured_with_the_same_head() -> None:
     assert outcome.numbers["top5_v2"] >= outcome.numbers["top1_v2"]
     # Sorted by name, class10 comes before class2: most numbers mean another class than that of the same number.
     assert outcome.numbers["top1_v2"] < 50
+
+
+def test_further_tests_that_cannot_be_read_are_told_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LinearSweep, "train", lambda *_: pytest.fail("trained"))
+    gone = whole(Pictures(9, 4, broken=range(9)), "sketch")
+    with pytest.raises(UserError, match="none of the sketch images can be read"):
+        task(augment=False).run(replace(fake_setting(), extra_tests={"sketch": gone}))
+
+
+class Spoilt(FakeSetting):
+    """Some features are not finite."""
+
+    def features(self, split: Split, parts: Sequence[str] = ("cls_1",)) -> SplitFeatures:
+        found = super().features(split, parts)
+        found.values[3, 2], found.values[7] = torch.nan, torch.inf
+        return found
+
+
+def test_features_that_are_not_finite_spoil_nothing() -> None:
+    made = fake_setting(spread=0.2)
+    values: dict[str, Any] = {each.name: getattr(made, each.name) for each in fields(made) if each.init}
+    setting = Spoilt(**values)
+    outcome = task(augment=False, blocks=(1,)).run(setting)
+    assert outcome.numbers["top1"] > 95
+    assert np.isfinite(list(outcome.numbers.values())).all()
+    assert not any("diverged" in note for note in outcome.notes)
 
 
 def test_a_class_with_one_image_is_refused() -> None:

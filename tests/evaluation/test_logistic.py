@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from fake_setting import fake_setting
 
 from dinotrain.errors import UserError
 from dinotrain.evaluation import logistic
-from dinotrain.evaluation.logistic import LogisticRegression
+from dinotrain.evaluation.logistic import LogisticModel, LogisticRegression
 from dinotrain.evaluation.tasks.logistic import Logistic
 
 
@@ -63,12 +65,73 @@ def test_features_in_a_file_are_read_in_chunks(tmp_path: Path, monkeypatch: pyte
     x, labels = clusters()
     expected = problem(x, labels).fit(0.1)
     np.save(tmp_path / "x.npy", x)
-    monkeypatch.setattr(logistic, "_HELD", 0)
+    monkeypatch.setattr(logistic, "room", lambda device, processes: 0)
     monkeypatch.setattr(logistic, "_CHUNK", 128)
     stored = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="c"))
     found = problem(stored, labels).fit(0.1)
     torch.testing.assert_close(found.weight, expected.weight, atol=1e-3, rtol=0)
     torch.testing.assert_close(found.logits(stored), expected.logits(torch.from_numpy(x)), atol=5e-2, rtol=0)
+
+
+class Copied(torch.Tensor):
+    """Counts how often rows are picked, which copies them."""
+
+    picks = 0
+
+    def __getitem__(self, at: Any) -> torch.Tensor:
+        type(self).picks += isinstance(at, torch.Tensor)
+        return super().__getitem__(at).as_subclass(torch.Tensor if isinstance(at, torch.Tensor) else Copied)
+
+
+@pytest.mark.parametrize("rows", [torch.arange(600), torch.arange(50, 450), torch.arange(0, 600, 2)])
+@pytest.mark.parametrize("fits", [True, False])
+def test_rows_are_picked_once_or_sliced(rows: torch.Tensor, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = clusters()
+    stored = torch.from_numpy(x).half()
+    bare = LogisticRegression(
+        stored[rows], torch.from_numpy(labels[rows]), torch.arange(len(rows)), classes=4, device=torch.device("cpu")
+    )
+    monkeypatch.setattr(logistic, "room", lambda device, processes: 2**30 if fits else 0)
+    Copied.picks, moved = 0, []
+    made = LogisticRegression(
+        stored.as_subclass(Copied),
+        torch.from_numpy(labels),
+        rows,
+        classes=4,
+        device=torch.device("cpu"),
+        moved=lambda: moved.append(1),
+    )
+    model = made.fit(0.1)
+    torch.testing.assert_close(model.weight.as_subclass(torch.Tensor), bare.fit(0.1).weight)
+    assert len(moved) > 5
+    if len(rows) == 300 and not fits:
+        assert Copied.picks > len(moved)
+    else:
+        assert Copied.picks == (len(rows) == 300)
+    assert made.features.dtype == torch.float16
+
+
+def test_what_is_not_finite_counts_as_zero() -> None:
+    x, labels = clusters()
+    spoilt, zeros = x.copy(), x.copy()
+    spoilt[3, 2], spoilt[7, 1], zeros[3, 2], zeros[7, 1] = np.nan, np.inf, 0, 0
+    torch.testing.assert_close(problem(spoilt, labels).fit(0.1).weight, problem(zeros, labels).fit(0.1).weight)
+
+
+def test_answers_come_some_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = clusters()
+    model, sizes = problem(x, labels).fit(0.1), []
+    logits = model.logits(torch.from_numpy(x))
+    monkeypatch.setattr(logistic, "_LOGITS", 400)
+    wrapped = LogisticModel.logits
+    monkeypatch.setattr(LogisticModel, "logits", lambda own, rows: sizes.append(len(rows)) or wrapped(own, rows))
+    found = model.answers(torch.from_numpy(x), labels)
+    assert sizes == [100] * 6
+    assert np.array_equal(found.predicted, logits.argmax(dim=1))
+    order = logits.argsort(dim=1, descending=True)
+    assert np.array_equal(found.rank, (order == torch.from_numpy(labels)[:, None]).int().argmax(dim=1))
+    assert found.within(1) == pytest.approx(100 * (found.predicted == labels).mean())
+    assert not LogisticModel(model.weight * np.nan, model.bias).answers(torch.from_numpy(x), labels).within(1)
 
 
 def test_rows_left_out_have_no_say() -> None:
@@ -126,6 +189,21 @@ def test_validation_images_choose_where_there_are_some() -> None:
 def test_a_class_with_a_single_image_is_refused() -> None:
     with pytest.raises(UserError, match="class class3 has a single training image"):
         Logistic().run(fake_setting(train=7, test=4))
+
+
+def test_the_watch_hears_of_every_step_of_a_fit() -> None:
+    class Heard:
+        count = 0
+
+        def at(self, doing: str, step: int | None = None, *, patient: bool = False) -> None:
+            assert (doing, patient) == ("evaluating", True)
+            self.count += 1
+
+    heard, ticks = Heard(), []
+    setting = fake_setting(spread=2.0, check=lambda: ticks.append(1))
+    watched = dataclasses.replace(setting.world, watch=heard)  # pyright: ignore[reportArgumentType]
+    Logistic(points=2).run(dataclasses.replace(setting, world=watched))
+    assert heard.count > 5 * len(ticks)
 
 
 def test_what_is_odd_is_told() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class Blocks(Source):
 
 def setting(rank: int = 0, size: int = 1, **changes: Any) -> Setting:
     made = fake_setting(rank=rank, size=size)
-    values: dict[str, Any] = {each.name: getattr(made, each.name) for each in fields(Setting)}
+    values: dict[str, Any] = {each.name: getattr(made, each.name) for each in fields(Setting) if each.init}
     values |= {"train": whole(Blocks(150, 1), "train"), "test": whole(Blocks(80, 2), "test")}
     return Setting(**values | changes)
 
@@ -84,12 +85,13 @@ def test_average_precision_by_hand() -> None:
 
 
 def test_it_learns_what_is_in_the_images() -> None:
-    outcome = task(augment=False).run(setting())
+    where = setting()
+    outcome = task(augment=False).run(where)
     assert list(outcome.numbers) == ["map", "validation_map"]
     chance = 100 * Blocks(80, 2).multi_labels[:, :4].mean()
     assert outcome.numbers["map"] > chance + 25
     assert outcome.protocol["loss"] == "bce"
-    assert outcome.notes[-1] == "1 of 80 test images could not be read and are not counted"
+    assert where.unreadable["test"] == 1
     json.dumps(outcome.protocol)
 
 
@@ -115,13 +117,19 @@ def test_views_train_it_too_and_a_validation_split_is_chosen_by() -> None:
     assert 0 < outcome.numbers["map"] <= 100
 
 
-def outcomes(rank: int, size: int) -> Outcome:
-    return task(steps=10, augment=False).run(setting(rank, size))
+def outcomes(rank: int, size: int) -> tuple[Outcome, int]:
+    """And how often it ticked."""
+    ticks: list[int] = []
+    own = replace(setting(rank, size), check=partial(ticks.append, 1))
+    return task(steps=10, augment=False).run(own), len(ticks)
 
 
 def test_two_processes_find_what_one_finds() -> None:
-    expected = outcomes(0, 1)
-    for found in run_processes(2, outcomes, 2):
+    expected, _ = outcomes(0, 1)
+    two = run_processes(2, outcomes, 2)
+    heads = len(expected.matrices[0].rows) * len(expected.matrices[0].columns)
+    assert two[0][1] == two[1][1] > 10 + 2 * heads
+    for found, _ in two:
         assert found.numbers == pytest.approx(expected.numbers, abs=1e-4)
         assert found.protocol == expected.protocol
 

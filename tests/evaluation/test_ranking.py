@@ -6,8 +6,9 @@ import torch
 
 from dinotrain.data.sources.landmarks import Relevance
 from dinotrain.distributed.world import World
+from dinotrain.evaluation import ranking
 from dinotrain.evaluation.landmark_scores import landmark_scores
-from dinotrain.evaluation.ranking import average_precisions, ranked_by_class, rankings
+from dinotrain.evaluation.ranking import average_precisions, places_of, ranked_by_class, rankings
 
 
 def world() -> World:
@@ -27,7 +28,9 @@ def test_rankings_by_hand() -> None:
 
 def test_average_precision_by_hand() -> None:
     relevant = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]], dtype=torch.bool)
-    found = average_precisions(relevant)
+    places, counts = places_of(torch.arange(5, 0, -1).float().expand(4, 5), relevant)
+    assert [row[:count].tolist() for row, count in zip(places, counts)] == [[0, 2], [4], [0, 1, 2, 3, 4], []]
+    found = average_precisions(places, counts)
     assert found[:3].tolist() == pytest.approx([(1 / 1 + 2 / 3) / 2, 1 / 5, 1])
     assert found[3].isnan()
 
@@ -48,6 +51,37 @@ def test_it_is_the_average_precision_of_scikit_learn() -> None:
         expected = average_precision_score(relevant, similarity[query])
         assert found.average_precision[query] == pytest.approx(expected, abs=1e-6)
         assert found.first[query] == np.flatnonzero(relevant[np.argsort(-similarity[query])])[0]
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_places_are_those_of_a_whole_ranking(levels: int) -> None:
+    generator = torch.Generator().manual_seed(levels)
+    similarity = torch.randint(-levels, levels, (20, 400), generator=generator) / levels
+    similarity[0, ::2] = -0.0
+    relevant = torch.rand(20, 400, generator=generator) < torch.linspace(0, 0.5, 20)[:, None]
+    places, counts = places_of(similarity, relevant)
+    order = similarity.sort(dim=1, descending=True, stable=True).indices
+    for query in range(20):
+        assert torch.equal(places[query, : counts[query]], relevant[query][order[query]].nonzero()[:, 0])
+
+
+@pytest.mark.parametrize("free", [0, 120_000, 2**30])
+def test_a_database_is_moved_once_if_there_is_room(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, queries = random(2000, 20, 0).half(), random(90, 20, 1)
+    labels, truth = np.arange(2000) % 7, np.arange(90) % 7
+    expected = ranked_by_class(database, labels, queries, truth, world=world())
+    asked, scaled = [], ranking.rows_of
+    monkeypatch.setattr(ranking, "room", lambda device, processes: free)
+    monkeypatch.setattr(ranking, "rows_of", lambda x, *more: asked.append(len(x)) or scaled(x, *more))
+    monkeypatch.setattr(ranking, "_MOST_HELD", {"cpu": 60_000})
+    monkeypatch.setattr(ranking, "_MOST_AT_ONCE", {"cpu": 14_000})
+    ticks: list[int] = []
+    found = ranked_by_class(database, labels, queries, truth, world=world(), check=lambda: ticks.append(1))
+    assert np.allclose(found.average_precision, expected.average_precision)
+    assert np.array_equal(found.first, expected.first)
+    # Three chunks of 30 queries, in each five of up to 7; the database is scaled for each, or once.
+    assert len(ticks) == 15
+    assert asked.count(2000) == (1 if free == 2**30 else 3)
 
 
 def lists(easy: list[int], hard: list[int], junk: list[int]) -> Relevance:

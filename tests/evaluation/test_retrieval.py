@@ -32,6 +32,12 @@ def test_numbers_are_means_over_the_queries() -> None:
     assert sum(int(row[1]) for row in outcome.tables[0].rows) == 39
 
 
+def test_k_beyond_the_database_is_told() -> None:
+    outcome = Retrieval(k=(1, 300, 200)).run(fake_setting(train=120))
+    assert outcome.notes == ("k = 200, 300 is more than the 120 images of the database: all of them count",)
+    assert outcome.numbers["recall_at_300"] == outcome.numbers["recall_at_200"] == 100
+
+
 class Places(Pictures):
     """A database with ground truth in place of labels."""
 
@@ -59,14 +65,16 @@ def landmarks(truth: tuple[Relevance, ...]) -> FakeSetting:
     database.labels = queries.labels = None
     database.ground_truth = truth
     plain = fake_setting()
-    fields: dict[str, Any] = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
+    fields: dict[str, Any] = {
+        field.name: getattr(plain, field.name) for field in dataclasses.fields(plain) if field.init
+    }
     fields["train"], fields["test"] = whole(database, "train"), whole(queries, "test")
     return Pointed(**fields)
 
 
 def test_landmarks_by_hand() -> None:
     # By angle: query 0 finds 1 2 0 4 3 5, query 1 finds 3 4 0 2 1 5.
-    outcome = Retrieval(k=(1, 5)).run(landmarks((lists([1], [0], [2]), lists([], [2], []))))
+    outcome = Retrieval(k=(1, 5, 9)).run(landmarks((lists([1], [0], [2]), lists([], [2], []))))
     first_medium = ((1 + 1) / 2 + (1 / 1 + 2 / 2) / 2) / 2
     second = (0 / 3 + 1 / 4) / 2
     first_hard = (1 + 1) / 2  # 0 4 3 5 after easy and junk are gone
@@ -74,6 +82,8 @@ def test_landmarks_by_hand() -> None:
     assert outcome.numbers["map_hard"] == pytest.approx(100 * (first_hard + second) / 2)
     assert outcome.numbers["map_easy"] == pytest.approx(100)  # of the first alone
     assert outcome.numbers["mp_at_1_medium"] == pytest.approx(50)
+    assert outcome.numbers["mp_at_9_medium"] == outcome.numbers["mp_at_5_medium"]
+    assert outcome.notes == ("k = 9 is more than the 6 images of the database: all of them count",)
     assert next(iter(outcome.numbers)) == "map_medium"
     assert outcome.per_image is not None
     assert outcome.per_image.arrays["value"].tolist() == pytest.approx([first_medium, second])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from evaluation_images import Drawn
 from spawn import run_processes
 
 from dinotrain.distributed.world import World
+from dinotrain.errors import UserError
 from dinotrain.evaluation.backbone import Backbone
 from dinotrain.evaluation.features import Preparation
 from dinotrain.evaluation.setting import Setting
@@ -60,7 +63,7 @@ def test_only_what_is_missing_is_extracted(tmp_path: Path) -> None:
     assert source.reads.tolist() == [2] * 5
 
 
-@pytest.mark.parametrize("change", ["weights", "images", "size", "order"])
+@pytest.mark.parametrize("change", ["weights", "images", "broken", "size", "order"])
 def test_other_weights_images_or_resolution_have_features_of_their_own(tmp_path: Path, change: str) -> None:
     source = Drawn(6)
     before = setting_of(tmp_path, source)
@@ -68,6 +71,9 @@ def test_other_weights_images_or_resolution_have_features_of_their_own(tmp_path:
     after = setting_of(tmp_path, source, identity="v" if change == "weights" else "w")
     split = after.train
     if change == "images":
+        # Of the same names: a corrupted copy, or the test images of a folder with the same file names.
+        split = whole(Drawn(6, seed=1), "train")
+    elif change == "broken":
         split = whole(Drawn(6, broken=[2]), "train")
     elif change == "size":
         after.backbone.preparation = Preparation(size=8, crop_fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -117,6 +123,67 @@ def test_a_folder_that_cannot_be_written_to_costs_a_warning_only(tmp_path: Path)
         first = setting.features(setting.train)
     assert torch.equal(setting.features(setting.train).values, first.values)
     assert source.reads.tolist() == [1] * 4
+
+
+def test_a_file_that_could_not_be_read_once_counts_in_no_part(tmp_path: Path) -> None:
+    source = Drawn(6, broken=[3])
+    setting = setting_of(tmp_path, source)
+    split = setting.train
+    assert 3 not in setting.features(split).rows
+    source.broken = ()  # the disk is there again; the split is the same to whoever asks now
+    both = setting.features(split, ("cls_1", "patch_1"))
+    assert 3 not in both.rows
+    assert len(both.values) == 5
+    assert 3 in setting.features(split, ("patch_1",)).rows
+
+
+def test_images_none_of_which_can_be_read_are_told() -> None:
+    setting = setting_of(None, Drawn(3, broken=[0, 1, 2]))
+    with pytest.raises(UserError, match="data: none of the train images can be read"):
+        setting.features(setting.train)
+
+
+def test_a_disk_without_room_costs_a_warning_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    source = Drawn(9)
+    setting = setting_of(tmp_path, source)
+    with pytest.warns(UserWarning, match="can't keep features in .*No space left"):
+        found = setting.features(setting.train)
+    assert len(found.rows) == 9
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_stopped_job_began_is_removed(tmp_path: Path) -> None:
+    setting = setting_of(tmp_path, Drawn(20))
+    calls = []
+
+    def stop() -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    object.__setattr__(setting, "check", stop)
+    with pytest.raises(KeyboardInterrupt):
+        setting.features(setting.train)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_jobs_left_is_removed_and_pushes_nothing_out(tmp_path: Path) -> None:
+    setting = setting_of(tmp_path, Drawn(4))
+    setting.features(setting.train)
+    for name, age in (("unfinished_old", 30 * 24 * 3600), ("unfinished_new", 0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cls_1.npy").write_bytes(bytes(10**6))
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    setting = setting_of(tmp_path, Drawn(5))
+    object.__setattr__(setting, "store", FeatureStore(tmp_path, world(), limit_gb=1e-4))
+    setting.features(setting.train)
+    assert not (tmp_path / "unfinished_old").exists()
+    assert (tmp_path / "unfinished_new").exists()
+    assert len(list(tmp_path.glob("*/about.json"))) == 2
 
 
 def test_weights_that_may_change_are_not_kept() -> None:

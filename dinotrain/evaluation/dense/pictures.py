@@ -20,6 +20,8 @@ _GOLDEN = 0.618034
 _FIRST_HUE = 0.6
 _LEGEND = 24
 _STRENGTH = 0.6
+_UNKNOWN = 128
+_BAR, _LETTERS = 14, 12
 
 Rgb = UInt8[np.ndarray, "_ _ 3"]
 
@@ -68,12 +70,29 @@ def overlay(image: Rgb, mask: Int64[np.ndarray, "H W"], colors: UInt8[np.ndarray
 
 
 def depth_colors(depth: Float[np.ndarray, "H W"], low: float, high: float) -> Rgb:
-    """Near is warm, far is cold, between `low` and `high` metres; black where depth is 0, that is unknown."""
+    """Near is warm, far is cold, between `low` and `high` metres; grey where depth is 0, that is unknown."""
     from matplotlib import colormaps
 
     place = np.clip((high - depth) / max(high - low, 1e-6), 0, 1)
     painted = (colormaps["turbo"](place)[..., :3] * 255).round().astype(np.uint8)
-    return np.where((depth > 0)[..., None], painted, 0).astype(np.uint8)
+    return np.where((depth > 0)[..., None], painted, _UNKNOWN).astype(np.uint8)
+
+
+def depth_bar(low: float, high: float) -> Rgb:
+    """The colours of `depth_colors` from the greatest depth, above, to the least, with both in metres."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    depths = np.linspace(high, low, _HEIGHT)[:, None].repeat(_BAR, axis=1)
+    # The ends are part of the range, also where it begins at 0.
+    colors = depth_colors(np.maximum(depths, 1e-6), low, high)
+    font = ImageFont.load_default(_LETTERS)
+    labels = [f"{depth:.2f} m" for depth in (high, low)]
+    strip = Image.new("RGB", (_BAR + _GAP + int(max(map(font.getlength, labels))) + _GAP, _HEIGHT), "white")
+    strip.paste(Image.fromarray(colors), (0, 0))
+    draw = ImageDraw.Draw(strip)
+    for label, place, anchor in zip(labels, (0, _HEIGHT), ("lt", "lb")):
+        draw.text((_BAR + _GAP, place), label, "black", font, anchor=anchor)
+    return np.array(strip)
 
 
 def legend(names: Sequence[str], colors: UInt8[np.ndarray, "C 3"], width: int) -> Rgb | None:

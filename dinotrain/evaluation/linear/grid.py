@@ -15,13 +15,15 @@ def grid(sweep: LinearSweep, trained: Trained, scores: Float[np.ndarray, "heads"
     """Scores in percent: a row for each input, a column for each learning rate."""
     words = head_words(sweep, trained, chosen)
     picked = f"{words['input']}, learning rate {words['learning_rate']:g}"
+    which, rate = divmod(chosen, len(sweep.learning_rates))
     return Matrix(
         title=title,
-        note=f"Of every linear classifier, by what it sees and its learning rate. Chosen: {picked}.",
+        note=f"Of every linear classifier, by what it sees and its learning rate. Chosen (outlined): {picked}.",
         rows=tuple(each.name for each in trained.heads.inputs),
         columns=tuple(f"{rate:g}" for rate in sweep.learning_rates),
         values=tuple(map(tuple, scores.reshape(-1, len(sweep.learning_rates)).tolist())),
         unit="%",
+        marked=(which, rate),
     )
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from dinotrain.distributed.collectives import sum_over_processes
 from dinotrain.evaluation.linear.heads import Classifier, LinearHeads
 from dinotrain.evaluation.setting import SplitFeatures
-from dinotrain.evaluation.splits import Split
 
 _CHUNK = 4096
 
@@ -22,7 +21,12 @@ def chunks(values: Float[Tensor, "n D"], device: torch.device) -> Iterator[tuple
     """Rows of features some at a time, in float32 on the device, and where they stand."""
     for start in range(0, len(values), _CHUNK):
         part = slice(start, start + _CHUNK)
-        yield part, values[part].to(device, torch.float32)
+        yield part, floats(values[part], device)
+
+
+def floats(values: Float[Tensor, "b D"], device: torch.device) -> Float[Tensor, "b D"]:
+    """In float32 on a device; what is not finite counts as zero, so that one image can't spoil all heads."""
+    return values.to(device, torch.float32).nan_to_num(0.0, 0.0, 0.0)
 
 
 def accuracies(
@@ -71,9 +75,3 @@ def ranked(
     for _, x in chunks(values, device):
         found.append(choice[classifier.logits(x)[:, choice].topk(min(most, len(choice)), dim=1).indices])
     return torch.cat(found).cpu().numpy()
-
-
-def unread(split: Split, found: SplitFeatures) -> tuple[str, ...]:
-    """A note on images of a split that could not be read, if there are any."""
-    count = len(split) - len(found.rows)
-    return (f"{count} of {len(split)} {split.name} images could not be read and are not counted",) if count else ()

@@ -20,6 +20,7 @@ from dinotrain.evaluation.backbone import MOST_BLOCKS
 from dinotrain.evaluation.linear.heads import MOMENTUM, LinearHeads, Loss
 from dinotrain.evaluation.linear.inputs import POOLING, linear_inputs
 from dinotrain.evaluation.linear.random_views import FLIP, SCALE, RandomViews
+from dinotrain.evaluation.linear.scores import floats
 from dinotrain.evaluation.reading import read_batches
 from dinotrain.evaluation.setting import Setting, SplitFeatures
 
@@ -136,13 +137,15 @@ class LinearSweep:
         else:
             found = setting.features(setting.train, parts)
             places = np.flatnonzero(np.isin(found.rows, held))
+            if not len(places):
+                raise UserError("data: none of the held-out images can be read")
             labels = None if found.labels is None else found.labels[places]
             found = SplitFeatures(found.values[places], found.rows[places], labels)
-        return _some(found, "validation" if setting.validation else "held-out")
+        return found
 
     def testing(self, setting: Setting, parts: Sequence[str]) -> SplitFeatures:
         """Features of the test split; raises `UserError` if none of its images can be read."""
-        return _some(setting.features(setting.test, parts), "test")
+        return setting.features(setting.test, parts)
 
     def protocol(self, setting: Setting) -> dict[str, Any]:
         """All that decides how heads are trained."""
@@ -183,7 +186,9 @@ class LinearSweep:
                 positions.append(step * self.batch + piece[readable])
                 setting.tick()
             places = gather_rows(torch.from_numpy(np.concatenate(positions)).to(backbone.device))
-            yield _Samples(gather_rows(torch.cat(features)), rows[views.rows(places.cpu().numpy())])
+            yield _Samples(
+                floats(gather_rows(torch.cat(features)), backbone.device), rows[views.rows(places.cpu().numpy())]
+            )
 
     def _stored(self, setting: Setting, rows: Int64[np.ndarray, "n"], parts: Sequence[str]) -> Iterator[_Samples]:
         """Stored features, in an order of their own each epoch, the same on every process."""
@@ -199,7 +204,7 @@ class LinearSweep:
             positions = np.arange(step * self.batch, (step + 1) * self.batch)
             picked = places[sample_index(positions, len(places), setting.seed)]
             features = values[torch.from_numpy(picked).to(values.device)]
-            yield _Samples(features.to(device, torch.float32), known[picked])
+            yield _Samples(floats(features, device), known[picked])
 
     def _notes(self, setting: Setting, lost: int) -> tuple[str, ...]:
         notes = []
@@ -209,9 +214,3 @@ class LinearSweep:
         if lost:
             notes.append(f"{lost} of {self.steps * self.batch} training views could not be read and were left out")
         return tuple(notes)
-
-
-def _some(found: SplitFeatures, which: str) -> SplitFeatures:
-    if not len(found.rows):
-        raise UserError(f"data: none of the {which} images can be read")
-    return found

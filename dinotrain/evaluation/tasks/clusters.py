@@ -17,7 +17,7 @@ from dinotrain.evaluation.cluster_scores import Agreement, agreement
 from dinotrain.evaluation.kmeans import Clustering, kmeans
 from dinotrain.evaluation.outcome import Outcome, PerImage, Picture, Table
 from dinotrain.evaluation.setting import Setting, SplitFeatures
-from dinotrain.evaluation.tiles import GREEN, GREY, RED, sheet, tile
+from dinotrain.evaluation.tiles import GREEN, GREY, ORANGE, sheet, tile_of
 
 _SHOWN_CLUSTERS, _SHOWN_IMAGES = 10, 10
 
@@ -71,7 +71,7 @@ class Clusters:
             per_image=PerImage(kind="mean", rows=test.rows, arrays={"value": right.astype(np.float32)}),
             notes=notes,
             tables=(_table(clusters, test.labels, match, classes),),
-            pictures=_picture(setting, test, found, match) if setting.world.main else (),
+            pictures=_picture(setting, test, found, match, classes) if setting.world.main else (),
         )
 
     def _drawn(self, setting: Setting) -> SplitFeatures:
@@ -116,23 +116,27 @@ def _table(
     )
 
 
-def _picture(setting: Setting, test: SplitFeatures, found: Clustering, match: Agreement) -> tuple[Picture, ...]:
+def _picture(
+    setting: Setting, test: SplitFeatures, found: Clustering, match: Agreement, classes: Sequence[str]
+) -> tuple[Picture, ...]:
     assert test.labels is not None
-    rows, clusters = [], found.labels.numpy()
+    rows, names, clusters = [], [], found.labels.numpy()
     for number, meaning in list(enumerate(match.meaning.tolist()))[:_SHOWN_CLUSTERS]:
         own = np.flatnonzero(clusters == number)
         drawn = np.random.default_rng([setting.seed, number, len(own)]).permutation(own)[:_SHOWN_IMAGES]
         row = []
         for member in drawn.tolist():
-            image = setting.test.source.image(int(setting.test.indices[test.rows[member]]))
-            color = GREY if meaning < 0 else GREEN if test.labels[member] == meaning else RED
-            row.append(tile(image, color))
+            index = int(setting.test.indices[test.rows[member]])
+            color = GREY if meaning < 0 else GREEN if test.labels[member] == meaning else ORANGE
+            row.append(tile_of(setting.test.source, index, color))
         if row:
             rows.append(row)
+            names.append(classes[meaning] if meaning >= 0 else "no class")
     picture = Picture(
         name="clusters",
         title="Clusters",
-        note="Images drawn at random from each cluster (a row); green: of the class that the cluster stands for.",
-        image=sheet(rows),
+        note="Images drawn at random from each cluster (a row), and the class that it stands for; green: of that one, "
+        "orange: of another, grey: the cluster stands for none.",
+        image=sheet(rows, names=names),
     )
     return (picture,)

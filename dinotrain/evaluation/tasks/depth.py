@@ -21,7 +21,7 @@ from dinotrain.evaluation.dense.depth_loss import depth_loss
 from dinotrain.evaluation.dense.depth_metrics import METRICS, depth_errors
 from dinotrain.evaluation.dense.head import DenseHead, upsampled
 from dinotrain.evaluation.dense.options import DenseOptions, fitting_blocks
-from dinotrain.evaluation.dense.pictures import Gallery, depth_colors
+from dinotrain.evaluation.dense.pictures import Gallery, depth_bar, depth_colors
 from dinotrain.evaluation.dense.prediction import DensePredictor, Look
 from dinotrain.evaluation.dense.testing import Measured, measure
 from dinotrain.evaluation.dense.training import Trained, train_heads
@@ -192,10 +192,10 @@ def _measured(setting: Setting, predictor: DensePredictor, limits: _Range, galle
 
 
 def _row(image: np.ndarray, truth: np.ndarray, found: list[np.ndarray]) -> list[np.ndarray]:
-    """All depths in the colours of the range of the true ones."""
+    """All depths in the colours of the range of the true ones, and a bar that says which."""
     known = truth[truth > 0]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    return [image, *(depth_colors(depth, low, high) for depth in (truth, *found))]
+    return [image, *(depth_colors(depth, low, high) for depth in (truth, *found)), depth_bar(low, high)]
 
 
 def _table(means: dict[str, list[float]]) -> Table:
@@ -209,5 +209,5 @@ def _pictures(gallery: Gallery, names: list[str]) -> tuple[Picture, ...]:
     if image is None:
         return ()
     heads = ", ".join(name.replace("_", " ") for name in names)
-    note = f"From left to right: image, truth, {heads}. Red is near, blue is far, black is unknown."
+    note = f"From left to right: image, truth, {heads}. Red is near, blue is far, as the bar says; grey is unknown."
     return (Picture(name="depths", title="Depth of some test images", image=image, note=note),)

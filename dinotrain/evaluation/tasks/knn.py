@@ -68,7 +68,7 @@ class Knn:
             numbers=numbers | few.numbers,
             protocol=self._protocol(setting, train, best),
             per_image=PerImage(kind="mean", rows=test.rows, arrays={"value": right.astype(np.float32)}),
-            notes=self._notes(len(train.rows)) + few.notes,
+            notes=self._notes(len(train.rows)) + _without_images(setting, train, test) + few.notes,
             charts=(_chart(verdicts, len(classes)),),
             matrices=matrices,
             tables=few.tables + tables,
@@ -150,6 +150,18 @@ def drawn_per_class(labels: Int64[np.ndarray, "n"], count: int, key: tuple[int, 
     _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
     place = np.arange(len(labels)) - np.repeat(starts, counts)
     return np.sort(by_class[place < count])
+
+
+def _without_images(setting: Setting, train: SplitFeatures, test: SplitFeatures) -> tuple[str, ...]:
+    """A note on classes that nothing can vote for."""
+    everything = setting.train.source.labels
+    assert everything is not None
+    assert train.labels is not None
+    assert test.labels is not None
+    known = np.union1d(everything, test.labels)
+    count = len(np.setdiff1d(known, train.labels))
+    what = "1 class has" if count == 1 else f"{count} classes have"
+    return (f"{what} no training image among the {len(train.rows)} that are used: never predicted",) if count else ()
 
 
 def _ascending(name: str, values: object) -> tuple[int, ...]:

@@ -15,8 +15,9 @@ from dinotrain.evaluation.class_names import class_names
 from dinotrain.evaluation.confusion import confusion
 from dinotrain.evaluation.linear.grid import grid, head_words
 from dinotrain.evaluation.linear.heads import Classifier
+from dinotrain.evaluation.linear.inputs import linear_inputs
 from dinotrain.evaluation.linear.robustness import ClassMap, class_map
-from dinotrain.evaluation.linear.scores import accuracies, best, ranked, unread
+from dinotrain.evaluation.linear.scores import accuracies, best, ranked
 from dinotrain.evaluation.linear.sweep import LinearSweep, Trained
 from dinotrain.evaluation.outcome import Outcome, PerImage
 from dinotrain.evaluation.setting import Setting, SplitFeatures
@@ -43,6 +44,8 @@ class Linear(LinearSweep):
         fit, held = np.arange(len(setting.train)), np.zeros(0, np.int64)
         if setting.validation is None:
             fit, held = held_out(setting.train.labels, self.held_out, setting.seed, setting.train.source.classes)
+        for split in (setting.test, *setting.extra_tests.values()):
+            setting.features(split, linear_inputs(setting.backbone, self.blocks, self.pooling).parts)
         trained = self.train(setting, fit, targets, len(classes))
         validation = self.choosing(setting, held, trained.parts)
         by_choice = accuracies(trained.heads, validation, setting.tick)
@@ -74,7 +77,7 @@ class Linear(LinearSweep):
             numbers=numbers | extra,
             protocol=self.protocol(setting) | {"chosen": head_words(self, trained, chosen), "extra_tests": layouts},
             per_image=PerImage(kind="mean", rows=test.rows, arrays={"value": right[:, 0].astype(np.float32)}),
-            notes=trained.notes + unread(setting.test, test) + _diverged(by_choice),
+            notes=trained.notes + _diverged(by_choice),
             matrices=(
                 grid(self, trained, by_choice[:, 0], "Accuracy on the validation images", chosen),
                 grid(self, trained, by_test[:, 0], "Accuracy on the test images", chosen),
@@ -103,7 +106,7 @@ class Linear(LinearSweep):
 
 
 def _percent(right: np.ndarray) -> float:
-    return 100 * float(right.mean()) if len(right) else float("nan")
+    return 100 * float(right.mean())
 
 
 def _diverged(scores: Float64[np.ndarray, "heads 2"]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from dinotrain.data.arguments import interval, number, whole
 from dinotrain.evaluation.class_names import class_names
 from dinotrain.evaluation.confusion import confusion
-from dinotrain.evaluation.logistic import LogisticModel, LogisticRegression
+from dinotrain.evaluation.logistic import Answers, LogisticModel, LogisticRegression
 from dinotrain.evaluation.outcome import Chart, Outcome, PerImage, Series
 from dinotrain.evaluation.setting import Setting, SplitFeatures
 from dinotrain.evaluation.splits import held_out
@@ -108,6 +108,8 @@ class Logistic:
             device=setting.world.device,
             iterations=self.iterations,
             tolerance=self.tolerance,
+            processes=setting.world.local_size,
+            moved=lambda: setting.world.at("evaluating", patient=True),
         )
 
     def _path(
@@ -157,20 +159,9 @@ class Logistic:
         return tuple(notes)
 
 
-class _Answers(NamedTuple):
-    predicted: Int64[np.ndarray, "m"]
-    rank: Int64[np.ndarray, "m"]
-    """Place of the true class, from 0."""
-
-    def within(self, places: int) -> float:
-        return 100.0 * float((self.rank < places).mean())
-
-
-def _answered(model: LogisticModel, features: SplitFeatures) -> _Answers:
+def _answered(model: LogisticModel, features: SplitFeatures) -> Answers:
     assert features.labels is not None
-    logits = model.logits(features.values)
-    own = logits.gather(1, torch.from_numpy(features.labels).unsqueeze(1))
-    return _Answers(logits.argmax(dim=1).numpy(), (logits > own).sum(dim=1).numpy())
+    return model.answers(features.values, features.labels)
 
 
 def _chart(path: Path, test: float) -> Chart:
@@ -182,7 +173,7 @@ def _chart(path: Path, test: float) -> Chart:
         y_label="accuracy in %",
         log_x=True,
         series=(
-            Series(label="images to choose by", points=tuple(zip(path.c, path.accuracy))),
+            Series(label="validation", points=tuple(zip(path.c, path.accuracy))),
             Series(label="test, with the chosen C", points=ends, dashed=True),
         ),
     )

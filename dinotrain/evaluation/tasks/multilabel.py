@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from dinotrain.evaluation.average_precision import average_precision
 from dinotrain.evaluation.linear.grid import grid, head_words
 from dinotrain.evaluation.linear.heads import Classifier, LinearHeads, Loss
 from dinotrain.evaluation.linear.multi_labels import multi_labels
-from dinotrain.evaluation.linear.scores import best, chunks, unread
+from dinotrain.evaluation.linear.scores import best, chunks
 from dinotrain.evaluation.linear.sweep import LinearSweep
 from dinotrain.evaluation.outcome import Outcome, PerImage, Table
 from dinotrain.evaluation.setting import Setting
@@ -50,10 +50,10 @@ class Multilabel(LinearSweep):
             fit, held = random_part(len(setting.train), self.held_out, setting.seed)
         trained = self.train(setting, fit, targets, len(classes))
         validation = self.choosing(setting, held, trained.parts)
-        by_choice = mean_precisions(trained.heads, validation.values, choice_labels[validation.rows])
+        by_choice = mean_precisions(trained.heads, validation.values, choice_labels[validation.rows], setting.tick)
         test = self.testing(setting, trained.parts)
         truth = test_labels[test.rows]
-        by_test = mean_precisions(trained.heads, test.values, truth)
+        by_test = mean_precisions(trained.heads, test.values, truth, setting.tick)
         chosen = best(by_choice)
         scores = _logits(trained.heads.classifier(chosen), test.values, device)
         precisions = 100 * average_precision(scores, truth)
@@ -61,7 +61,7 @@ class Multilabel(LinearSweep):
             numbers={"map": _mean(precisions), "validation_map": float(by_choice[chosen, 0])},
             protocol=self.protocol(setting) | {"chosen": head_words(self, trained, chosen)},
             per_image=PerImage(kind="average_precision", rows=test.rows, arrays={"scores": scores, "labels": truth}),
-            notes=trained.notes + unread(setting.test, test),
+            notes=trained.notes,
             matrices=(
                 grid(self, trained, by_choice[:, 0], "Mean average precision on the validation images", chosen),
                 grid(self, trained, by_test[:, 0], "Mean average precision on the test images", chosen),
@@ -71,13 +71,24 @@ class Multilabel(LinearSweep):
 
 
 def mean_precisions(
-    heads: LinearHeads, values: Float[Tensor, "n D"], labels: Bool[np.ndarray, "n C"]
+    heads: LinearHeads,
+    values: Float[Tensor, "n D"],
+    labels: Bool[np.ndarray, "n C"],
+    tick: Callable[[], object] = lambda: None,
 ) -> Float64[np.ndarray, "heads 2"]:
-    """Mean average precision in percent, and binary cross-entropy, of every head; all processes together."""
+    """Mean average precision in percent, and binary cross-entropy, of every head; all processes together.
+
+    Args:
+        tick: called once for every head, also for those of other processes.
+    """
     totals = torch.zeros(len(heads), 2, dtype=torch.float64, device=heads.device)
     truth = torch.from_numpy(labels).double()
-    for number, classifier in heads.classifiers():
-        logits = _logits(classifier, values, heads.device)
+    own = dict(heads.classifiers())
+    for number in range(len(heads)):
+        tick()
+        if number not in own:
+            continue
+        logits = _logits(own[number], values, heads.device)
         totals[number, 0] = _mean(100 * average_precision(logits, labels))
         totals[number, 1] = F.binary_cross_entropy_with_logits(torch.from_numpy(logits).double(), truth)
     found = sum_over_processes(totals).cpu().numpy()

@@ -14,7 +14,7 @@ from dinotrain.data.sources.landmarks import Relevance
 from dinotrain.errors import UserError
 from dinotrain.evaluation.class_names import class_names
 from dinotrain.evaluation.landmark_scores import PROTOCOLS, landmark_scores
-from dinotrain.evaluation.neighbour_picture import NEIGHBOURS_SHOWN, neighbour_picture
+from dinotrain.evaluation.neighbour_picture import NEAREST, NEIGHBOURS_SHOWN, neighbour_picture
 from dinotrain.evaluation.neighbours import Neighbours, nearest
 from dinotrain.evaluation.outcome import Outcome, PerImage, Table
 from dinotrain.evaluation.ranking import Ranked, ranked_by_class, rankings
@@ -69,13 +69,14 @@ class Retrieval:
         numbers |= {f"recall_at_{k}": 100 * float((ranked.first[valid] < k).mean()) for k in self.k}
         first, lost = ranked.first == 0, int((~valid).sum())
         notes = (f"{lost} test images of classes that no training image has were left out",) if lost else ()
+        found = self._nearest(setting, database, queries)
         return Outcome(
             numbers=numbers,
             protocol=self._protocol(database, queries) | {"relevance": "same class"},
             per_image=PerImage(kind="mean", rows=queries.rows[valid], arrays={"value": precision.astype(np.float32)}),
-            notes=notes,
+            notes=notes + self._beyond(database),
             tables=(_per_class(ranked, queries.labels, classes),),
-            pictures=neighbour_picture(setting, database, queries, self._nearest(setting, database, queries), first),
+            pictures=neighbour_picture(setting, database, queries, found, first, by=NEAREST),
         )
 
     def _nearest(self, setting: Setting, database: SplitFeatures, queries: SplitFeatures) -> Neighbours:
@@ -109,8 +110,14 @@ class Retrieval:
             per_image=PerImage(
                 kind="mean", rows=queries.rows[valid], arrays={"value": medium[valid].astype(np.float32)}
             ),
-            notes=_missing(setting, database),
+            notes=_missing(setting, database) + self._beyond(database),
         )
+
+    def _beyond(self, database: SplitFeatures) -> tuple[str, ...]:
+        count = len(database.rows)
+        beyond = [str(k) for k in self.k if k > count]
+        what = f"k = {', '.join(beyond)} is more than the {count} images of the database: all of them count"
+        return (what,) if beyond else ()
 
     def _protocol(self, database: SplitFeatures, queries: SplitFeatures) -> dict[str, Any]:
         return {
