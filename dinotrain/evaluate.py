@@ -14,13 +14,14 @@ from dinotrain.errors import Status, UserError
 
 HELP = """\
 usage: python -m dinotrain.evaluate task=NAME weights=PATH data=NAME data.root=PATH [key=value ...]
-       python -m dinotrain.evaluate compare RESULTS RESULTS ... [--json FILE]
+       python -m dinotrain.evaluate compare RUN RUN ... [--all] [--json FILE]
        python -m dinotrain.evaluate watch RUN task=NAME data=NAME [key=value ...]
 
 Measures a frozen backbone on labelled images, on one process or several (torchrun). PATH of the weights is a run, a
 checkpoint, a .pth of DINO or DINOv2, a Hugging Face folder, a timm state dict. Results go to RUN/evaluations/NAME (or
 evaluations/WEIGHTS/NAME): results.json, report.html, pictures. Features are kept for the next task.
-`compare` puts results beside each other, with confidence intervals. `watch` evaluates each new checkpoint of a run.
+`compare` puts results beside each other, with confidence intervals (--all: of all steps). `watch` evaluates each new
+checkpoint of a run.
 
 tasks:
   knn             k nearest neighbours, all k at once; subsets with knn.per_class=[1,10]

@@ -20,7 +20,7 @@ from dinotrain.errors import UserError
 from dinotrain.reporting.card_facts import CardFacts
 from dinotrain.reporting.energy import GRID_KG_PER_KWH, POWER_USAGE_EFFECTIVENESS, energy_of_run
 from dinotrain.reporting.model_card import front_matter, is_unedited, model_card
-from dinotrain.reporting.results_folder import RESULTS, ResultsFolder
+from dinotrain.reporting.results_folder import RESULTS, ResultsFolder, part
 from dinotrain.reporting.run_folder import RunFolder, text_of
 from dinotrain.training.manifest import complete_checkpoints, read_manifest
 
@@ -101,7 +101,7 @@ def write_card(run_dir: Path, options: CardOptions) -> Path:
         fingerprint=fingerprint,
         images=_number_of_images(config, fingerprint),
         energy=energy_of_run(run, watts=options.watts, pue=options.pue, grid=options.grid),
-        evaluations=[ResultsFolder(path.parent) for path in sorted(run_dir.glob(f"evaluations/**/{RESULTS}"))],
+        evaluations=_evaluations(run),
     )
     beside = out.with_name(f"{out.name}.new")
     try:
@@ -110,6 +110,17 @@ def write_card(run_dir: Path, options: CardOptions) -> Path:
     except OSError as error:
         raise UserError(f"out: can't write to {out} ({error.strerror})") from error
     return out
+
+
+def _evaluations(run: RunFolder) -> list[ResultsFolder]:
+    """Results in the run's folder, and those that it has a record of elsewhere, if they are still the same."""
+    found = {path.parent.resolve(): ResultsFolder(path.parent) for path in run.path.glob(f"evaluations/**/{RESULTS}")}
+    for row in run.evaluations:
+        folder = ResultsFolder(Path(str(row.get("results") or run.path)))
+        own = {task.name: dict(part(task.record, "numbers")) for task in folder.tasks}
+        if folder.step == row["step"] and own.get(str(row["task"])) == row["numbers"]:
+            found.setdefault(folder.path.resolve(), folder)
+    return [folder for _, folder in sorted(found.items())]
 
 
 def _config(run_dir: Path) -> DictConfig:

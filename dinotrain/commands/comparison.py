@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dinotrain.errors import Status, UserError
-from dinotrain.reporting.comparison import Comparison, Line, as_json, compare_all
+from dinotrain.reporting.comparison import Comparison, Line, as_json, compare_all, nothing_shared
 from dinotrain.reporting.quantities import (
     difference_text,
     figures,
@@ -26,7 +26,7 @@ from dinotrain.reporting.quantities import (
 )
 from dinotrain.reporting.results_folder import RESULTS, ResultsFolder
 
-USAGE = "usage: python -m dinotrain.evaluate compare RESULTS RESULTS ... [--json FILE]"
+USAGE = "usage: python -m dinotrain.evaluate compare RESULTS RESULTS ... [--all] [--json FILE]"
 MOST_OTHERS = 3
 """Numbers beside the headline, where there is room."""
 WIDE = 120
@@ -41,7 +41,8 @@ def compare(arguments: Sequence[str]) -> int:
     """Print a table for each task and data set that the given results have; returns the exit status.
 
     Args:
-        arguments: results folders, or run folders with results in `evaluations/`; `--json FILE` writes the same there.
+        arguments: results folders, or run folders with results in `evaluations/`, of which the newest step counts for
+            each task and data set. `--all` for all steps, as for a single run; `--json FILE` writes the same there.
 
     Raises:
         UserError: with one line, for what can't be compared.
@@ -49,24 +50,25 @@ def compare(arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
         print(USAGE)
         return Status.DONE
-    words, out = _read(arguments)
+    words, out, all_steps = _read(arguments)
     names = _short(words)
     found = [(name, folder) for name, word in zip(names, words) for folder in _results_at(word)]
     if len(found) < 2:
         given = f"only {words[0]}" if words else "nothing"
         raise UserError(f"compare: got {given}, expected at least two folders with results")
-    comparisons = compare_all(found)
+    comparisons = compare_all(found, all_steps=all_steps or len(words) == 1)
     if not comparisons:
         raise UserError(f"compare: no task is finished in {', '.join(words)}")
     if out is not None:
         _write(out, as_json(comparisons))
-    _show(comparisons)
+    shown = {line.of.folder.path for each in comparisons for line in each.lines}
+    _show(comparisons, left_out=len({folder.path for _, folder in found} - shown))
     return Status.DONE
 
 
-def _read(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """(folders, file for JSON)."""
-    words, out = [], None
+def _read(arguments: Sequence[str]) -> tuple[list[str], Path | None, bool]:
+    """(folders, file for JSON, whether all steps are wanted)."""
+    words, out, all_steps = [], None, False
     rest = iter(arguments)
     for word in rest:
         if word == "--json" or word.startswith("--json="):
@@ -74,6 +76,8 @@ def _read(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
             if not value:
                 raise UserError("--json: expected the name of a file")
             out = Path(value)
+        elif word == "--all":
+            all_steps = True
         elif word.startswith("-"):
             raise UserError(f"{word}: no such option; {USAGE}")
         else:
@@ -81,7 +85,7 @@ def _read(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     repeated = next((word for word in words if words.count(word) > 1), None)
     if repeated is not None:
         raise UserError(f"compare: {repeated} is given twice; expected different folders")
-    return words, out
+    return words, out, all_steps
 
 
 def _short(words: Sequence[str]) -> list[str]:
@@ -136,7 +140,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         raise UserError(f"--json: can't write to {path} ({error.strerror})") from error
 
 
-def _show(comparisons: Sequence[Comparison]) -> None:
+def _show(comparisons: Sequence[Comparison], *, left_out: int) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=max(console.width, IN_FILE))
@@ -145,8 +149,13 @@ def _show(comparisons: Sequence[Comparison]) -> None:
         for line in each.lines:
             for note in _notes(line):
                 console.print(Text(f"  {line.of.name}: {note}", style="yellow"), soft_wrap=True)
+    if reason := nothing_shared(comparisons):
+        console.print(Text(f"Nothing to compare: {reason}."), style="yellow", soft_wrap=True)
+    if left_out:
+        several = f"{left_out} folders of earlier steps are" if left_out > 1 else "1 folder of an earlier step is"
+        console.print(Text(f"{several} left out; --all shows all steps."), style="dim", soft_wrap=True)
     console.print(
-        Text("Intervals: 95 % over resampled test images, for differences the same images of both; they do not hold")
+        Text("Intervals: 95 % over the choice of test images, for differences the same of both; they do not hold")
         + Text(" what another seed of the training would change."),
         style="dim",
         soft_wrap=True,
@@ -159,6 +168,9 @@ def _table(comparison: Comparison, most_others: int) -> Table:
     table = Table(title=Text(title, style="bold"), box=SIMPLE_HEAD, title_justify="left")
     others = [name for name in first.of.task.numbers if name != key][:most_others]
     table.add_column("run", overflow="fold")
+    steps = len({line.of.folder.step for line in comparison.lines}) > 1
+    if steps:
+        table.add_column("step", justify="right")
     table.add_column(f"{number_label(key)} ({unit(key)})" if unit(key) else number_label(key), justify="right")
     table.add_column("95 % interval")
     for name in others:
@@ -168,7 +180,9 @@ def _table(comparison: Comparison, most_others: int) -> Table:
         table.add_column("95 % interval")
         table.add_column("more than noise")
     for line in comparison.lines:
-        table.add_row(*_cells(line, key, others, several=len(comparison.lines) > 1))
+        name, *cells = _cells(line, key, others, several=len(comparison.lines) > 1)
+        step = "" if line.of.folder.step is None else f"{line.of.folder.step:,}"
+        table.add_row(name, *([Text(step)] if steps else []), *cells)
     return table
 
 

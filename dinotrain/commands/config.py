@@ -227,6 +227,9 @@ def _explain(error: Exception, root: str, overrides: Sequence[str]) -> str:
             return f"{error.override}: cannot be read as key=[items]; quote each: \"{key}=['a=b','c d']\""
         own = value.strip("'\"") or "a,b"
         return f"{error.override}: cannot be read as key=value; quote special characters, twice: '{key}=\"{own}\"'"
+    match = re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", text)
+    if match:
+        return f"{match[1]}: got several values; a list is typed as '{match[1]}=[{match[2]}]'"
     match = re.search(r"Could not override '([^']+)'", text)
     if match:
         return f"{match[1]}: no such key; {_suggest(match[1], root, overrides)}"

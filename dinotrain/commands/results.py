@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from dinotrain.commands.options import TRAINING_TASKS
 from dinotrain.commands.roster import Entry
 from dinotrain.commands.settings import Settings
 from dinotrain.reporting.energy import energy_of_run
@@ -15,6 +16,8 @@ from dinotrain.training.learner import Learner
 from dinotrain.training.manifest import complete_checkpoints
 from dinotrain.training.recorder import Recorder, peak_memory_gb
 from dinotrain.training.state import TrainState
+
+TASK_PREFIXES = tuple(f"{task}_" for task in TRAINING_TASKS)
 
 
 def conclude(entries: Sequence[Entry], learners: Sequence[Learner], display: Display) -> None:
@@ -37,6 +40,11 @@ def conclude(entries: Sequence[Entry], learners: Sequence[Learner], display: Dis
             rows += accuracy_rows(run, results, settings.student, last=learner is learners[-1])
     if "" not in found:
         (entries[0].settings.run_dir.parent / "results.json").write_text(json.dumps(found, indent=1))
+        rows += [
+            [f"{settings.student}: {key}" if settings.student else key.replace("_", ", ", 1), f"{value:.1f}"]
+            for key, value in results.items()
+            if key.startswith(TASK_PREFIXES) and not key.startswith("knn_")
+        ]
     if rows:
         display.table("k-NN accuracy (top 1, %)", ["features", "accuracy"], rows)
     for report in reports:
@@ -50,7 +58,7 @@ def summarize(settings: Settings, recorder: Recorder, state: TrainState) -> dict
     speeds = sorted(row["images_per_second"] for row in rows if row.get("images_per_second"))
     checkpoints = complete_checkpoints(settings.run_dir / "checkpoints")
     return {
-        **{key: value for key, value in last.items() if key.startswith("knn_")},
+        **{key: value for key, value in last.items() if key.startswith(TASK_PREFIXES)},
         "loss": last.get("loss"),
         "steps": state.step,
         # The evaluation after the last step may have been cut off.

@@ -33,6 +33,11 @@ METHODS = {
     "feature_distillation": "distillation from a frozen teacher by its features, of CLS and patch tokens",
 }
 
+OF_PROTOTYPES = (
+    *("freeze_last_layer", "teacher_temperature", "teacher_temperature_start", "teacher_temperature_warmup"),
+)
+"""Keys of the optimisation that only methods with prototypes use."""
+
 
 def model(run: RunFolder, facts: CardFacts) -> str:
     """The network: what it is built of, what goes in and what comes out."""
@@ -80,12 +85,12 @@ def training(run: RunFolder, facts: CardFacts) -> str:
     rows = [
         ("method", METHODS.get(module_of(run.setting("method", "objective")), UNRECORDED)),
         *([("teacher", _teacher(run, teacher))] if is_distilled(run) else []),
-        *([("began with", fact(run.setting("train", "start_from")))] if run.setting("train", "start_from") else []),
+        *([("began with", _brief(run.setting("train", "start_from")))] if run.setting("train", "start_from") else []),
         ("loss", settings(run.setting("method", "objective"))),
         *[(spaced(name), settings(run.setting("method", name))) for name in ("dino_head", "ibot_head", "masks")],
         ("crops", settings(crops)),
         ("augmentation", settings(run.setting("augment"))),
-        ("optimizer", _optimizer(optim)),
+        ("optimizer", _optimizer(optim, module_of(run.setting("method", "objective")))),
         ("steps", f"{run.step:,} of {fact(steps)}, {fact(batch)} images each{epochs}"),
         ("images seen", f"{seen:,}" if seen else UNRECORDED),
         ("precision", _precision(run)),
@@ -111,11 +116,18 @@ def source_kind(run: RunFolder) -> str:
 
 def _teacher(run: RunFolder, recorded: Any) -> str:
     digest = recorded.get("digest") if isinstance(recorded, dict) else None
-    return f"{run.setting('teacher', 'weights')}" + (f", content {digest}" if digest else "")
+    return _brief(run.setting("teacher", "weights")) + (f", content {digest}" if digest else "")
 
 
-def _optimizer(optim: Mapping[str, Any]) -> str:
-    told = settings({key: value for key, value in optim.items() if key not in ("steps", "global_batch")})
+def _brief(place: Any) -> str:
+    """The last two parts of a path: what is above them tells of a machine, not of the weights."""
+    text = str(place)
+    return text if "://" in text else "/".join([name for name in text.split("/") if name][-2:])
+
+
+def _optimizer(optim: Mapping[str, Any], method: str) -> str:
+    left_out = ("steps", "global_batch", *(OF_PROTOTYPES if method == "feature_distillation" else ()))
+    told = settings({key: value for key, value in optim.items() if key not in left_out})
     return f"AdamW: {told}" if told else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,11 @@ class Evaluated:
     @property
     def test_set(self) -> str:
         return str(self.folder.data("test").get("fingerprint") or "")
+
+    @property
+    def age(self) -> float:
+        """Step of the weights; those of an exported backbone are the last."""
+        return math.inf if self.folder.step is None else self.folder.step
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -71,14 +77,41 @@ class Comparison:
     lines: Sequence[Line]
 
 
-def compare_all(found: Sequence[tuple[str, ResultsFolder]]) -> list[Comparison]:
+def compare_all(found: Sequence[tuple[str, ResultsFolder]], *, all_steps: bool = True) -> list[Comparison]:
     """A comparison for every task and data set, in the order in which they come.
 
     Args:
         found: names of networks, and where their results are; several folders may have the same name.
+        all_steps: of a training run, too; else the newest that a task was carried out at on a test set.
     """
     evaluated = [Evaluated(name, folder, task) for name, folder in found for task in folder.tasks if task.headline]
+    if not all_steps:
+        evaluated = _newest(evaluated)
     return [_compared(_named_apart(group)) for group in _groups(evaluated)]
+
+
+def nothing_shared(comparisons: Sequence[Comparison]) -> str:
+    """Why there is not a single pair to compare, in words; empty if there is one."""
+    owners: dict[str, dict[tuple[str, ...], set[str]]] = {"task": {}, "data": {}, "test set": {}}
+    for each in (line.of for comparison in comparisons for line in comparison.lines):
+        place = (each.task.name, each.folder.data_name, each.test_set)
+        for depth, sets in enumerate(owners.values(), 1):
+            sets.setdefault(place[:depth], set()).add(str(each.folder.path))
+    missing = (what for what, sets in owners.items() if all(len(folders) < 2 for folders in sets.values()))
+    return {
+        "task": "no task was carried out for two of them",
+        "data": "no task was carried out on the same data for two of them",
+        "test set": "no task was measured on the same test images for two of them",
+    }.get(next(missing, ""), "")
+
+
+def _newest(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
+    """Those of the last step of each network, task and test set."""
+    last: dict[tuple[str, ...], float] = {}
+    places = [(each.name, each.task.name, each.folder.data_name, each.test_set) for each in evaluated]
+    for place, each in zip(places, evaluated):
+        last[place] = max(last.get(place, -math.inf), each.age)
+    return [each for place, each in zip(places, evaluated) if each.age == last[place]]
 
 
 def _groups(evaluated: Sequence[Evaluated]) -> list[list[Evaluated]]:
@@ -134,19 +167,26 @@ def _difference(first: Evaluated, other: Evaluated) -> Difference:
         raise UserError(f"its headline is {b.headline}, not {a.headline}")
     if not first.test_set or first.test_set != other.test_set:
         raise UserError("measured on other test images")
+    if len(a.arrays.get("rows", ())) == 1:
+        raise UserError("of a single test image there is no telling")
     for each in (a, b):
         if each.estimate is None or each.estimate.key != each.headline:
             raise UserError(
-                "values per image are missing" if each is b else "values per image of the first are missing"
+                "values per image are missing or damaged"
+                if each is b
+                else "values per image of the first are missing or damaged"
             )
     if a.kind != b.kind:
         raise UserError(f"its values per image are of kind {b.kind}, not {a.kind}")
     if not np.array_equal(a.arrays.get("rows", ()), b.arrays.get("rows", ())):
         raise UserError("other images of the test set could be read")
     try:
-        return paired_difference(a.kind, a.arrays, b.arrays)
+        found = paired_difference(a.kind, a.arrays, b.arrays)
     except ValueError as error:
         raise UserError(f"values per image do not go together: {error}") from error
+    if not math.isfinite(found.low + found.high):
+        raise UserError("too few of the test images have a value")
+    return found
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any], place: str = "") -> Iterable[str]:

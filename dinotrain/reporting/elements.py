@@ -11,6 +11,9 @@ from typing import Any
 from dinotrain.reporting.charts import Chart, svg
 from dinotrain.reporting.quantities import interval_text, number_text, unit
 
+SHAPES = ((12.0, 3.2), (6.5, 2.9), (4.5, 2.5))
+"""Of a chart, by the number of cards beside it: inches, at the same size of letters."""
+
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
     """A table of names and texts."""
@@ -27,11 +30,15 @@ def image(path: Path) -> str:
     return f'<img alt="{escape(path.stem)}" src="data:image/png;base64,{data}">'
 
 
-def chart_card(chart: Chart, place: str) -> str:
-    """A chart with its title and explanation; `place` tells it from others of the page."""
+def chart_card(chart: Chart, place: str, *, beside: int = 2) -> str:
+    """A chart with its title and explanation, as wide as suits the number of cards beside it.
+
+    Args:
+        place: tells it from others of the page.
+    """
     return (
         f'<div class="card chart"><h3>{escape(chart.title)}</h3><p class="note">{escape(chart.note)}</p>'
-        f"{svg(chart, f'{place} {chart.title}')}</div>"
+        f"{svg(chart, f'{place} {chart.title}', SHAPES[min(beside, 2)])}</div>"
     )
 
 

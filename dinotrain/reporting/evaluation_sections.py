@@ -34,9 +34,10 @@ def headlines(found: ResultsFolder) -> str:
     lines = [_headline(task, task.headline) for task in found.tasks if task.headline is not None]
     if not lines:
         return ""
-    sure = any(task.estimate is not None for task in found.tasks)
-    note = "Bands and brackets: 95 % interval over resampled test images" if sure else ""
-    return f'<section class="card knn"><h3>Results</h3>{"".join(lines)}<p class="note">{note}</p></section>'
+    sure = [task for task in found.tasks if task.estimate is not None and task.estimate.key == task.headline]
+    what = "Bands and brackets" if any(unit(task.headline or "") == "%" for task in sure) else "Brackets"
+    note = f'<p class="note">{what}: 95 % interval over the choice of test images</p>' if sure else ""
+    return f'<section class="card knn"><h3>Results</h3>{"".join(lines)}{note}</section>'
 
 
 def _headline(task: TaskResult, key: str) -> str:
@@ -57,11 +58,19 @@ def subject(found: ResultsFolder) -> str:
         ("step", f"{found.step:,}" if found.step is not None else ""),
         ("network", _network(architecture) if isinstance(architecture, dict) else fact(architecture)),
         *[(f"{split} data", _split(found, split)) for split in _splits(found)],
-        ("resolution", fact(found.results.get("resolution"))),
+        ("resolution", _resolution(found)),
         ("seed", fact(found.results.get("seed"))),
     ]
     rows = [(name, text) for name, text in rows if text]
     return f'<section><div class="card spaced">{facts(rows)}</div></section>' if rows else ""
+
+
+def _resolution(found: ResultsFolder) -> str:
+    """Of the whole evaluation, and of the tasks that have their own; the former only where a task has it."""
+    own = {task.name: task.size(found) for task in found.tasks if task.protocol.get("size") is not None}
+    shared = fact(found.results.get("resolution")) if len(own) < len(found.tasks) or not own else ""
+    sizes = [f"{task_title(name)} {size} px" for name, size in own.items() if size is not None]
+    return "; ".join(text for text in (shared, *sizes) if text)
 
 
 def _splits(found: ResultsFolder) -> Iterable[str]:
@@ -95,7 +104,7 @@ def tasks(found: ResultsFolder) -> str:
 def _task(task: TaskResult) -> str:
     took = f'<span class="soft took">{duration(task.seconds)}</span>' if task.seconds is not None else ""
     notes = "".join(f"<li>{escape(note)}</li>" for note in task.notes)
-    charts = "".join(chart_card(chart, task.name) for chart in task.charts)
+    charts = "".join(chart_card(chart, task.name, beside=len(task.charts)) for chart in task.charts)
     parts = [
         f'<h2 id="{escape(task.name)}">{escape(task_title(task.name))} {took}</h2>',
         f'<div class="card warnings"><ul>{notes}</ul></div>' if notes else "",

@@ -44,23 +44,24 @@ def _table(matrix: Matrix) -> str:
     names = "".join(f"<th><span>{escape(name)}</span></th>" for name in matrix.columns)
     decimals = _decimals(matrix)
     lines = []
-    for name, values, strengths in zip(matrix.rows, matrix.values, _strengths(matrix)):
+    for down, (name, values, strengths) in enumerate(zip(matrix.rows, matrix.values, _strengths(matrix))):
         cells = "".join(
-            _cell(f"{name}, {column}", value, strength, decimals, numbers)
-            for column, value, strength in zip(matrix.columns, values, strengths)
+            _cell(f"{name}, {column}", value, strength, decimals, numbers, (down, across) == matrix.marked)
+            for across, (column, value, strength) in enumerate(zip(matrix.columns, values, strengths))
         )
         lines.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
     kind = f"heat{' upright' * upright}{' small' * (not numbers)}"
     return f'<div class="wide"><table class="{kind}"><tr><th></th>{names}</tr>{"".join(lines)}</table></div>'
 
 
-def _cell(place: str, value: float, strength: float, decimals: int, numbers: bool) -> str:
+def _cell(place: str, value: float, strength: float, decimals: int, numbers: bool, marked: bool) -> str:
+    mark = ' class="marked"' if marked else ""
     if not np.isfinite(value):
-        return "<td></td>"
+        return f"<td{mark}></td>"
     text = f"{value:.{decimals}f}"
     color = f"rgba({COLOR[0]},{COLOR[1]},{COLOR[2]},{STRONGEST * strength:.3f})"
     shown = ("&middot;" if value == 0 else text) if numbers else ""
-    return f'<td style="background:{color}" title="{escape(place)}: {text}">{shown}</td>'
+    return f'<td{mark} style="background:{color}" title="{escape(place)}: {text}">{shown}</td>'
 
 
 def _decimals(matrix: Matrix) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,6 +65,11 @@ class TaskResult:
     def protocol(self) -> Row:
         return part(self.record, "protocol")
 
+    def size(self, folder: ResultsFolder) -> int | None:
+        """Side of the images that it saw, in pixels: its own, as of tasks on whole images, or that of all tasks."""
+        found = self.protocol.get("size") or part(folder.results, "resolution").get("size")
+        return found if isinstance(found, int) else None
+
     @property
     def seconds(self) -> float | None:
         found = self.record.get("seconds")
@@ -86,9 +90,9 @@ class TaskResult:
         if not isinstance(name, str):
             return {}
         try:
-            with np.load(self.folder / name) as file:
+            with (self.folder / name).open("rb") as opened, np.load(opened) as file:
                 return {key: file[key] for key in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except Exception:  # of zipfile, zlib and numpy, which have no common class for what is damaged
             return {}
 
     @cached_property
@@ -100,9 +104,9 @@ class TaskResult:
             key = next(key for key, number in ordered if math.isclose(number, value, rel_tol=1e-3, abs_tol=1e-6))
             stored = self.record.get("interval") if key == self.headline else None
             low, high = map(float, stored) if stored else interval(self.kind, self.arrays)
-        except (ValueError, TypeError, StopIteration):
+        except (ValueError, TypeError, IndexError, StopIteration):
             return None
-        return Estimate(key, value, low, high) if math.isfinite(low) else None
+        return Estimate(key, value, low, high) if math.isfinite(low) and math.isfinite(high) else None
 
     @cached_property
     def charts(self) -> list[Chart]:
@@ -209,6 +213,11 @@ def _matrix(row: Row) -> Matrix:
     values = tuple(tuple(float(x) if is_number(x) else math.nan for x in line) for line in row["values"])
     if not rows or not columns or len(values) != len(rows) or any(len(line) != len(columns) for line in values):
         raise ValueError("a matrix with other sides than its names")
+    match row.get("marked"):
+        case [int(down), int(across)]:
+            marked = (down, across)
+        case _:
+            marked = None
     return Matrix(
         title=_text(row, "title"),
         rows=rows,
@@ -216,6 +225,7 @@ def _matrix(row: Row) -> Matrix:
         values=values,
         note=_text(row, "note"),
         unit=_text(row, "unit"),
+        marked=marked,
     )
 
 

@@ -79,7 +79,8 @@ class RunFolder:
     def step(self) -> int:
         """The last step on record."""
         steps = [row["step"] for row in self.rows if isinstance(row.get("step"), int)]
-        return max([*steps, int(self.results.get("steps") or 0)])
+        done = self.results.get("steps")
+        return max([*steps, int(done) if is_number(done) else 0])
 
     @property
     def total_steps(self) -> int | None:
@@ -89,7 +90,7 @@ class RunFolder:
     @property
     def seconds(self) -> float | None:
         """Wall time of training up to the last record."""
-        known = [value for value in (self.results.get("seconds"), self.latest("time")) if value is not None]
+        known = [value for value in (self.results.get("seconds"), self.latest("time")) if is_number(value)]
         return max(known, default=None)
 
     @property
@@ -112,7 +113,7 @@ class RunFolder:
     def chance(self) -> float | None:
         """ln K of the DINO head: the loss of a network that tells nothing apart."""
         prototypes = self.setting("method", "dino_head", "num_prototypes")
-        return math.log(prototypes) if isinstance(prototypes, int | float) and prototypes > 1 else None
+        return math.log(prototypes) if is_number(prototypes) and prototypes > 1 else None
 
     @property
     def trained(self) -> str:

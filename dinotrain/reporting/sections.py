@@ -11,7 +11,7 @@ from dinotrain.reporting.curves import groups
 from dinotrain.reporting.elements import amount, chart_card, duration, fact, facts, image, number_bar
 from dinotrain.reporting.energy import energy_of_run
 from dinotrain.reporting.quantities import number_label, task_title
-from dinotrain.reporting.run_folder import RunFolder, picture_step
+from dinotrain.reporting.run_folder import RunFolder, is_number, picture_step
 from dinotrain.reporting.task_points import task_points
 
 EARLIER_PICTURES = 8
@@ -49,7 +49,7 @@ def knn(run: RunFolder) -> str:
         f'<span class="{mark}">{label}</span><div class="bar {mark}"><i style="width:{min(value, 100):.2f}%"></i></div>'
         f'<span class="number {mark}">{value:.1f} %</span>'
         for (label, value), mark in zip(found, ("first", "", "", ""))
-        if isinstance(value, int | float)
+        if is_number(value)
     ]
     return f'<section class="card knn"><h3>k-NN accuracy (top 1)</h3>{"".join(rows)}</section>' if rows else ""
 
@@ -125,7 +125,8 @@ def charts(run: RunFolder) -> str:
     """All curves."""
     parts = []
     for group in groups(run):
-        cards = "".join(chart_card(chart, group.title) for chart in group.charts)
+        beside = len(group.charts) - 1
+        cards = "".join(chart_card(chart, group.title, beside=beside) for chart in group.charts)
         parts.append(f'<section><h2>{group.title}</h2><div class="grid charts">{cards}</div></section>')
     return "\n".join(parts)
 

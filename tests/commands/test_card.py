@@ -61,7 +61,7 @@ def test_a_real_run_has_everything_that_is_on_record(run: Path) -> None:
     assert value(card, "precision") == "fp32, master weights fp32"
     assert value(card, "energy").endswith("(estimated)")
     found = rows(card)
-    assert ["k-NN", "Cifar10", "top-1", "78.8 %", "76.3 to 81.3", "224 px; 1,000 test images"] in found
+    assert ["k-NN", "Cifar10", "top-1", "78.8 %", "76.2 to 81.2", "224 px; 1,000 test images"] in found
     assert any(cells[:3] == ["Depth", "Cifar10", "RMSE"] for cells in found)
     assert any(cells[0].startswith("k-NN while training: trained teacher") for cells in found)
     for task in ("Linear classifier", "Segmentation", "Retrieval"):
@@ -82,7 +82,13 @@ def test_a_student_names_its_teacher(kind: str, request: pytest.FixtureRequest, 
     card = card_of(run)
     assert "distilled from a frozen teacher" in card
     recorded = json.loads((run / "results.json").read_text())["teacher"]
-    assert value(card, "teacher") == f"{recorded['path']}, content {recorded['digest']}"
+    # What is above the run's own folder tells of the machine.
+    brief = "/".join(Path(recorded["path"]).parts[-2:])
+    assert brief != recorded["path"]
+    assert value(card, "teacher") == f"{brief}, content {recorded['digest']}"
+    for key in ("teacher temperature", "freeze last layer"):
+        assert (key in value(card, "optimizer")) == (kind == "distilled")
+    assert "weight decay" in value(card, "optimizer")
     assert "frozen teacher by its" in value(card, "method")
     assert "distillation" in front_matter(card)["tags"]
 
@@ -117,6 +123,42 @@ def test_the_latest_results_count_and_earlier_ones_say_their_step(run: Path) -> 
     assert len(found) == 1
     assert found[0][3].startswith("9") or found[0][3].startswith("8")
     assert found[0][5] == "224 px; 1,000 test images; weights of step 4"
+
+
+def data_of(train: int, test: int) -> dict:
+    """A draw of so many images."""
+    names = {"train": train, "test": test}
+    return {
+        split: {"name": "Cifar10", "fingerprint": f"{split} {count}", "images": count} for split, count in names.items()
+    }
+
+
+def test_a_quick_look_does_not_replace_the_whole(run: Path) -> None:
+    draws = (("a", 2, 0.5, 40, 1000), ("b", 2, 0.8, 500, 1000), ("c", 6, 0.2, 500, 50), ("d", 4, 0.9, 60, 1000))
+    for name, step, correct, train, test in draws:
+        changes = {"weights": MEASURED["weights"] | {"step": step}, "data": data_of(train, test)}
+        make_results(run / "evaluations" / name, {"knn": knn(test, correct)}, changes)
+    small = {"resolution": {"size": 48}, "data": data_of(500, 50)}
+    make_results(run / "evaluations" / "e", {"knn": knn(50, 0.1)}, small)
+    found = [cells for cells in rows(card_of(run)) if cells[0] == "k-NN"]
+    assert len(found) == 1
+    assert found[0][3] == "78.8 %"
+    assert found[0][5] == "224 px; 500 training images; 1,000 test images; weights of step 2"
+
+
+def test_results_elsewhere_are_found_while_they_are_the_run_s(run: Path, tmp_path: Path) -> None:
+    task = depth() | {"protocol": {"size": 96}}
+    folder = make_results(tmp_path / "elsewhere", {"depth": task}, MEASURED)
+    row = {"step": 6, "data": "Cifar10", "task": "depth", "numbers": task["numbers"], "results": str(folder)}
+    (run / "evaluations.jsonl").write_text(json.dumps(row) + "\n")
+    (found,) = [cells for cells in rows(card_of(run)) if cells[0] == "Depth"]
+    assert found[1:3] == ["Cifar10", "RMSE"]
+    assert found[5] == "96 px; 1,000 test images"
+    # The folder was used for other weights since.
+    make_results(tmp_path / "other", {"depth": task | {"numbers": {"rmse": 9.0}}}, MEASURED)
+    (folder / "results.json").write_text((tmp_path / "other" / "results.json").read_text())
+    (found,) = [cells for cells in rows(card_of(run)) if cells[0] == "Depth"]
+    assert found[3] == "not measured"
 
 
 def test_a_run_without_records_says_so(run: Path) -> None:

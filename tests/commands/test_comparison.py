@@ -56,15 +56,17 @@ def test_differences_are_told_from_noise_or_not(runs: Path, capsys: pytest.Captu
         *("run", "top-1 (%)", "95 % interval", "top-5", "top-1 k = 10", "top-1 k = 200"),
         *("less a", "95 % interval", "more than noise"),
     ]
-    assert row(output, "a") == ["a", "78.8", "76.3 to 81.3", "93.8 %", "78.8 %", "77.3 %"]
+    assert row(output, "a") == ["a", "78.8", "76.2 to 81.2", "93.8 %", "78.8 %", "77.3 %"]
     assert row(output, "b")[1:3] + row(output, "b")[6:] == [
-        *("80.3", "77.8 to 82.7"),
+        *("80.3", "77.7 to 82.6"),
         *("+1.50", "+0.80 to +2.30", "yes, better"),
     ]
     assert row(output, "c")[-3:] == ["-0.40", "-3.80 to +3.20", "no"]
     assert row(output, "d")[-1] == "not known"
     assert "d: no difference: measured on other test images" in output
     assert "e: no difference: values per image are missing" in output
+    assert "Nothing to compare" not in output
+    assert "left out" not in output
     assert "b: another protocol: resolution.size 196 instead of 224" in output
     assert "Depth on cifar10" in output
     found = {line["name"]: line for line in content["comparisons"][0]["lines"]}
@@ -73,7 +75,7 @@ def test_differences_are_told_from_noise_or_not(runs: Path, capsys: pytest.Captu
     assert found["b"]["difference"]["value"] == pytest.approx(1.5)
     assert found["b"]["difference"]["share"] < 0.01
     assert found["c"]["verdict"] == "noise"
-    assert found["c"]["interval"] == pytest.approx([75.9, 80.9])
+    assert found["c"]["interval"] == pytest.approx([75.8, 80.8], abs=0.06)
     assert found["d"]["why_not"] == "measured on other test images"
     assert found["e"]["numbers"] == {"top1": 70.0}
     assert found["b"]["protocol_differs"] == ["resolution.size 196 instead of 224"]
@@ -126,6 +128,73 @@ def test_a_run_brings_all_its_evaluations(tmp_path: Path, capsys: pytest.Capture
     assert output.count("k-NN on cifar10") == 2
     assert "/cifar10_200" in output
     assert "/cifar10_400" in output
+
+
+def watched(run: Path, steps: tuple[int, ...], **tasks: Any) -> Path:
+    """A run whose checkpoints were evaluated one after another."""
+    for step in steps:
+        found = tasks or {"knn": knn(seed=step)}
+        make_results(run / "evaluations" / f"cifar10_{step:08d}", found, {"weights": {"path": str(run), "step": step}})
+    return run
+
+
+def test_of_a_run_the_newest_step_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    watched(tmp_path / "a", (200, 400, 600, 800))
+    watched(tmp_path / "b", (100, 200, 300, 900))
+    _, content = compared(tmp_path, "a", "b")
+    output = capsys.readouterr().out
+    lines = content["comparisons"][0]["lines"]
+    assert [(line["name"], line["weights"]["step"]) for line in lines] == [("a", 800), ("b", 900)]
+    assert row(output, "run")[:2] == ["run", "step"]
+    assert "less a" in output
+    assert "6 folders of earlier steps are left out; --all shows all steps." in output
+    assert compare([str(tmp_path / "a"), str(tmp_path / "b"), "--all"]) == 0
+    output = capsys.readouterr().out
+    assert output.count("/cifar10_00000") == 2 * 4 + 1
+    assert "less a/cifar10_00000200" in output
+    assert "left out" not in output
+
+
+@pytest.mark.parametrize(
+    ("other", "changes", "reason"),
+    [
+        ({"depth": depth()}, {}, "no task was carried out for two of them"),
+        ({"knn": knn()}, {"data": {"test": {"name": "other", "fingerprint": "x"}}}, "on the same data for two"),
+        ({"knn": knn()}, TEST_2, "no task was measured on the same test images for two of them"),
+    ],
+)
+def test_runs_with_nothing_in_common_are_told_so(
+    other: dict, changes: dict, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_results(tmp_path / "a", {"knn": knn()})
+    make_results(tmp_path / "b", other, changes)
+    assert compare([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Nothing to compare: ")]
+    assert reason in line
+
+
+@pytest.mark.parametrize("place", ["start", "middle", "end", "cut"])
+def test_damaged_values_per_image_are_told_in_a_line(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        path = make_results(tmp_path / name, {"knn": knn()}) / "per_image" / "knn.npz"
+        np.savez_compressed(path, allow_pickle=False, **knn()["arrays"])
+    content = bytearray(path.read_bytes())
+    start = {"start": 0, "middle": 60, "end": len(content) - 40, "cut": 0}[place]
+    content[start : start + 40] = bytes(range(200, 240))
+    path.write_bytes(content[:100] if place == "cut" else content)
+    assert compare([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "b: no difference: values per image are missing or damaged" in capsys.readouterr().out
+
+
+def test_a_single_image_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, right in (("a", 0.0), ("b", 1.0)):
+        make_results(tmp_path / name, {"knn": knn(1, correct=right)})
+    assert compare([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    output = capsys.readouterr().out
+    assert row(output, "b")[1:3] == ["100.0", "20.7 to 100.0"]
+    assert "b: no difference: of a single test image there is no telling" in output
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,48 @@ def test_an_interval_is_shown_only_of_the_number_that_it_is_of(tmp_path: Path) -
     assert ResultsFolder(make_results(tmp_path / "b", {"knn": task})).tasks[0].estimate is None
 
 
+def test_a_marked_cell_is_outlined(tmp_path: Path) -> None:
+    task = linear()
+    task["matrices"][0] |= {"marked": [3, 5]}
+    page = page_of(make_results(tmp_path / "a", {"linear": task}))
+    assert re.findall(r'class="marked"[^>]*title="([^"]*)"', page) == ["last 4, CLS + patches, 0.01: 87"]
+    task["matrices"][0] |= {"marked": "none"}
+    assert 'class="marked"' not in page_of(make_results(tmp_path / "b", {"linear": task}))
+
+
+def test_bands_are_explained_only_where_there_are_any(tmp_path: Path, full: str) -> None:
+    assert "Bands and brackets: 95 % interval" in full
+    assert "Bands" not in page_of(make_results(tmp_path / "depth", {"depth": depth()}))
+    task = knn()
+    # The interval is not of the headline.
+    task["numbers"] = {"best": 99.0, **task["numbers"]}
+    page = page_of(make_results(tmp_path / "a", {"knn": task}))
+    assert "rackets" not in page
+    assert '<p class="note"></p></section>' not in page
+
+
+def test_tasks_on_whole_images_say_their_own_size(tmp_path: Path) -> None:
+    dense = {
+        name: task | {"protocol": {"size": 96}} for name, task in (("depth", depth()), ("segmentation", segmentation()))
+    }
+    page = page_of(make_results(tmp_path / "a", dense))
+    assert "<td>Depth 96 px; Segmentation 96 px</td>" in page
+    page = page_of(make_results(tmp_path / "b", {"knn": knn(), **dense}))
+    assert "<td>size 224, crop_fraction 0.875; Depth 96 px; Segmentation 96 px</td>" in page
+
+
+def test_numbers_that_are_none_do_not_break_the_page(tmp_path: Path) -> None:
+    nan, task = float("nan"), knn()
+    task["numbers"] |= {"top5": nan}
+    task |= {"interval": [nan, nan], "seconds": nan}
+    task["matrices"][0]["values"][0] = [nan] * 10
+    task["charts"][0]["series"][0]["points"][0] = [10, nan]
+    other = {"numbers": {"top1": nan, "top5": 3.0}, "protocol": {"size": nan}}
+    page = page_of(make_results(tmp_path / "run", {"knn": task, "linear": other, "depth": {"numbers": {"rmse": nan}}}))
+    assert "78.8 %" in page
+    assert re.search(r"\bnan\b", page.split("<summary>Protocol")[0]) is None
+
+
 def test_many_classes_are_a_picture(tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(120)]
     values = np.eye(120).tolist()

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,11 @@ from pages import assert_balanced
 from run_folders import make_run
 
 from dinotrain.errors import UserError
-from dinotrain.reporting.charts import MAX_POINTS, thinned
+from dinotrain.reporting.charts import MAX_POINTS, Chart, Series, svg, thinned
+from dinotrain.reporting.elements import chart_card
 from dinotrain.reporting.report import main, write_report
+from dinotrain.reporting.run_folder import RunFolder
+from dinotrain.reporting.task_points import task_points
 
 
 def page_of(run: Path) -> str:
@@ -165,6 +169,92 @@ def test_tasks_evaluated_while_training_and_beside_it_are_drawn(tmp_path: Path) 
         "while training",
     ):
         assert part in page, part
+
+
+def test_points_of_other_conditions_are_other_lines(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=40)
+    ways = (
+        (500, 48, "100 images x", 40.0),
+        (500, 96, "100 images x", 50.0),
+        (50, 48, "100 images x", 20.0),
+        (500, 48, "20 images y", 60.0),
+        (None, None, None, 10.0),
+    )
+    rows = []
+    for step in (20, 40):
+        for train, size, test, value in ways:
+            seen = {} if size is None else {"resolution": {"size": size, "crop_fraction": 1.0}}
+            told = {} if train is None else {"train": train, "fingerprint": test}
+            rows.append(
+                {"step": step, "task": "linear", "data": "a", "numbers": {"top1": value + step / 10}, **seen, **told}
+            )
+    alone = {"step": 20, "task": "knn", "data": "b", "numbers": {"top1": 70.0}, "train": 9, "fingerprint": "z"}
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*rows, alone)))
+    found = {(each.task, each.data): each.points for each in task_points(RunFolder(run))}
+    assert found == {
+        ("linear", "a (500 train, 48 px, 100 test)"): [(20, 42.0), (40, 44.0)],
+        ("linear", "a (500 train, 96 px, 100 test)"): [(20, 52.0), (40, 54.0)],
+        ("linear", "a (50 train, 48 px, 100 test)"): [(20, 22.0), (40, 24.0)],
+        ("linear", "a (500 train, 48 px, 20 test)"): [(20, 62.0), (40, 64.0)],
+        ("linear", "a"): [(20, 12.0), (40, 14.0)],
+        ("knn", "b"): [(20, 70.0)],
+    }
+    page_of(run)
+
+
+def test_numbers_that_are_none_do_not_break_the_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=40)
+    nan = float("nan")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 40, "time": nan, "loss": nan, "knn_top1": nan, "linear_top1": nan}) + "\n")
+    row = {"step": 40, "task": "knn", "data": "a", "numbers": {"top1": 40.0}, "interval": [nan, nan], "train": nan}
+    rows = [row, row | {"numbers": {"top1": nan}}, row | {"task": "depth", "resolution": {"size": nan}}]
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = {"knn_top1": nan, "steps": nan, "seconds": nan, "finished": True, "knn_top1_pixels": nan}
+    (run / "results.json").write_text(json.dumps(results))
+    assert "nan" not in page_of(run).lower().replace("nano", "")
+
+
+def heights(drawn: str) -> dict[str, float]:
+    """Of all texts of a drawing; less is further up."""
+    found = re.findall(r"<text[^>]*>[^<]*</text>", drawn)
+    places = {re.sub(r"<[^>]*>", "", text): re.search(r' y="([\d.]+)"', text) for text in found}
+    return {text: float(place[1]) for text, place in places.items() if place}
+
+
+@pytest.mark.parametrize("scale", [1.0, 2e-3, 1e6])
+def test_a_legend_names_levels_and_lines_above_the_drawing(scale: float) -> None:
+    many = [Series("validation", [(step, scale * (step % 7)) for step in range(50_000)])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = svg(Chart("A", [*many, Series("test", [(0, 3 * scale), (50_000, 3 * scale)], dashed=True)]), "a")
+    found = heights(drawn)
+    legend = found.pop("validation"), found.pop("test")
+    assert legend[0] == legend[1]
+    # Neither the numbers nor the power of ten above them come close.
+    assert legend[0] + 8 < min(found.values())
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_steps_and_k_are_whole_numbers_on_axes(log: bool) -> None:
+    points = [(float(k), 50.0 + k) for k in ((1, 2, 3) if not log else (1, 5, 10, 20, 50, 100, 200))]
+    drawn = svg(Chart("A", [Series("top-1", points)], x_label="k", log_x=log), "a")
+    places = re.findall(
+        r">([^<>]+)</text>", drawn.split('id="matplotlib.axis_1"')[1].split('id="matplotlib.axis_2"')[0]
+    )
+    assert len(set(places)) == len(places) > 2
+    assert all(re.fullmatch(r"[\d,]+", place) for place in places if place != "k"), places
+
+
+def test_a_single_chart_is_as_wide_as_the_page() -> None:
+    chart = Chart("A", [Series("loss", [(0.0, 1.0), (1.0, 2.0)])])
+
+    def shape(beside: int) -> float:
+        found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', chart_card(chart, "a", beside=beside))
+        assert found
+        return float(found[1]) / float(found[2])
+
+    assert shape(0) > 3 > shape(1) > 2 > shape(2) == shape(5)
 
 
 def test_warnings_skipped_files_and_dumps_are_listed_as_text(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from os import PathLike
 
@@ -19,6 +20,7 @@ from dinotrain.data.sources.read_once import read_once
 from dinotrain.errors import UserError
 
 _ENDINGS = (b".png", b".tif", b".tiff", b".bmp", b".gif", b".webp", b".pgm", b".pbm", b".jpg", b".jpeg")
+_SHOWN = 10  # numbers in a message
 _MOST_CLASSES = 1000  # a larger number in a mask is no class but, say, that of an object
 
 
@@ -147,7 +149,22 @@ def _count(top: bytes, pairs: Sequence[Pairs], ignored: Sequence[int]) -> int:
             f"data.classes: the masks hold only {numbers}, of which {list(ignored)} have no class (data.ignore): "
             "nothing to tell apart; data.values=[0,255] data.ignore=[] takes such numbers as classes 0 and 1"
         )
+    _warn_of_gaps(sorted({int(number) for part in found for number in part} - set(ignored)), names[largest.index(most)])
     return most + 1
+
+
+def _warn_of_gaps(present: Sequence[int], where: bytes) -> None:
+    """A single stray number makes classes of all the numbers below it."""
+    count, absent = present[-1] + 1, sorted(set(range(present[-1])) - set(present))
+    if not absent:
+        return
+    few, verb = (present, "only {} occur") if len(present) <= len(absent) else (absent, "{} never occur")
+    listed = ", ".join(map(str, few[:_SHOWN])) + (f" ... {few[-1]}" if len(few) > _SHOWN else "")
+    warnings.warn(
+        f"data.classes: {count} by the largest number, in {printable(where)}; {verb.format(listed)}; set data.classes, "
+        "or data.ignore or data.values, if these are not the classes",
+        stacklevel=2,
+    )
 
 
 def _found(path: bytes) -> Int64[np.ndarray, "numbers"]:

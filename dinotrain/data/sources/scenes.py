@@ -46,7 +46,6 @@ _LAYER = 16  # random streams below this number belong to the image, the others 
 _NO_OBJECT = 255
 
 
-
 class _Pictures(NamedTuple):
     """What pictures are being drawn on."""
 

@@ -78,6 +78,23 @@ def test_the_larger_number_of_classes_of_both_splits_counts(tmp_path: Path) -> N
     assert len(MaskFolderSource(root=tmp_path).classes) == 9
 
 
+def test_a_stray_number_is_told(tmp_path: Path) -> None:
+    tree(tmp_path)
+    write_values(tmp_path / "masks" / "2.png", numbers(0, 2) + np.uint8(75) * (numbers(0, 2) == 2))
+    told = (
+        "data.classes: 78 by the largest number, in masks/2.png; only 0, 1, 2, 3, 4, 77 occur; set data.classes, or "
+        "data.ignore or data.values, if these are not the classes"
+    )
+    with pytest.warns(UserWarning, match=f"^{told}$"):
+        assert len(MaskFolderSource(root=tmp_path).classes) == 78
+    # Not a word where the classes are given, or the number is none of them.
+    assert len(MaskFolderSource(root=tmp_path, classes=80).classes) == 80
+    assert len(MaskFolderSource(root=tmp_path, ignore=[77]).classes) == 5
+    write_values(tmp_path / "masks" / "2.png", numbers(0, 4) + np.uint8(2) * (numbers(0, 4) == 4))
+    with pytest.warns(UserWarning, match="7 by the largest number, in masks/2.png; 5 never occur;"):
+        MaskFolderSource(root=tmp_path)
+
+
 def test_sub_folders_and_other_formats(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "a" / "1.jpg", 1)
     write_image(tmp_path / "images" / "b" / "1.webp", 2)
@@ -145,7 +162,7 @@ def test_grey_of_few_bits_keeps_its_numbers(tmp_path: Path, bits: int) -> None:
     write_image(tmp_path / "images" / "0.png")
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "0.png").write_bytes(few_bits(values, bits))
-    assert (MaskFolderSource(root=tmp_path).mask(0) == values).all()
+    assert (MaskFolderSource(root=tmp_path, classes=2**bits).mask(0) == values).all()
 
 
 def test_the_ways_to_write_grey(tmp_path: Path) -> None:
@@ -170,8 +187,8 @@ def test_masks_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(MaskFolderSource(root=tmp_path).classes) == 5
     assert len(MaskFolderSource(root=tmp_path).classes) == 5
     assert len(read) == 3
-    write_values(tmp_path / "masks" / "1.png", np.full((HEIGHT, WIDTH), 6, np.uint8))
-    assert len(MaskFolderSource(root=tmp_path).classes) == 7
+    write_values(tmp_path / "masks" / "1.png", np.full((HEIGHT, WIDTH), 5, np.uint8))
+    assert len(MaskFolderSource(root=tmp_path).classes) == 6
     assert len(read) == 6
 
 
