@@ -6,7 +6,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +91,27 @@ class Evaluation:
             Stopped: if a stop was asked for; the results of finished tasks are kept.
         """
         self._agree(world, identity)
-        setting = self._setting(weights, identity, world, lambda: _check(interrupt, world))
         results = Results(folder)
-        if world.main:
-            results.begin(weights, identity, self.images, setting, self.request, data_name(self.config))
-            introduce(results, self.images, weights, setting)
-        for name, task in self.tasks.items():
-            self._carry_out(name, task, setting, results)
+        with self._store(world) as store:
+            setting = self._setting(weights, identity, world, store, lambda: _check(interrupt, world))
+            if world.main:
+                results.begin(weights, identity, self.images, setting, self.request, data_name(self.config))
+                introduce(results, self.images, weights, setting)
+            for name, task in self.tasks.items():
+                self._carry_out(name, task, setting, results)
         if world.main:
             show(results, list(self.tasks))
             results.publish()
         return results
 
-    def _setting(self, weights: Weights, identity: str, world: World, check: Callable[[], None]) -> Setting:
+    def _store(self, world: World) -> AbstractContextManager[FeatureStore]:
+        if not self.request.cache:
+            return FeatureStore.for_once(world)
+        return nullcontext(FeatureStore.of_user(world, limit_gb=self.request.cache_gb))
+
+    def _setting(
+        self, weights: Weights, identity: str, world: World, store: FeatureStore, check: Callable[[], None]
+    ) -> Setting:
         request, images = self.request, self.images
         size, crop_fraction = input_of(request, weights)
         backbone = frozen_backbone(
@@ -115,7 +123,6 @@ class Evaluation:
             std=None if request.std is None else tuple(request.std),
             precision=request.precision,
         )
-        store = FeatureStore.of_user(world, limit_gb=request.cache_gb) if request.cache else FeatureStore(None, world)
         return Setting(
             backbone=backbone,
             world=world,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,18 @@ class FeatureStore:
     def of_user(cls, world: World, *, limit_gb: float = 100.0) -> FeatureStore:
         """In the user's cache folder, see `dinotrain.data.storage.table.cache_folder`."""
         return cls(Path(cache_folder()) / "features", world, limit_gb=limit_gb)
+
+    @classmethod
+    @contextmanager
+    def for_once(cls, world: World) -> Iterator[FeatureStore]:
+        """In a folder of its own that is removed at the end; in memory, every process would have a copy."""
+        token = world.gather(secrets.token_hex(8))[0]
+        folder = Path(cache_folder()) / "features" / f"{UNFINISHED}{token}"
+        try:
+            yield cls(folder, world)
+        finally:
+            if world.local_rank == 0:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def arrays(self, about: Mapping[str, Any], names: Sequence[str], count: int, make: Make) -> Arrays:
         """The named arrays of an entry with `count` rows, and which rows are readable in all of them.

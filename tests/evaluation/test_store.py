@@ -186,6 +186,19 @@ def test_what_killed_jobs_left_is_removed_and_pushes_nothing_out(tmp_path: Path)
     assert len(list(tmp_path.glob("*/about.json"))) == 2
 
 
+def test_features_for_once_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DINOTRAIN_CACHE", str(tmp_path))
+    source = Drawn(5)
+    setting = setting_of(None, source)
+    with FeatureStore.for_once(world()) as store:
+        object.__setattr__(setting, "store", store)
+        setting.features(setting.train)
+        setting.features(setting.test)
+        assert len(list(tmp_path.rglob("cls_1.npy"))) == 1
+    assert source.reads.tolist() == [1] * 5
+    assert not list(tmp_path.glob("features/*"))
+
+
 def test_weights_that_may_change_are_not_kept() -> None:
     source = Drawn(4)
     setting = setting_of(None, source, identity=None)
