@@ -24,6 +24,7 @@ from dinotrain.commands.evaluation_results import Results
 from dinotrain.commands.evaluation_table import introduce, show
 from dinotrain.commands.frozen import frozen_backbone
 from dinotrain.commands.pretrain import choose_device
+from dinotrain.commands.settings import check_data
 from dinotrain.data.dense import DenseSource
 from dinotrain.data.source import Source
 from dinotrain.distributed.world import World
@@ -59,6 +60,7 @@ class Evaluation:
         """
         self.config = compose_config("evaluate", overrides)
         self.request = request_of(self.config)
+        check_data(self.config.data)
         self.images = images_of(self.request, overrides)
         names = chosen_tasks(self.request, self.images.train.source)
         if self.images.extra_tests and "linear" not in names:

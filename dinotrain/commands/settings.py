@@ -71,7 +71,7 @@ class Settings:
         check_groups(config)
         groups = {group: build(config[group]) for group in OPTION_GROUPS}
         recipe = build(config.optim)
-        _check_data(config.data)
+        check_data(config.data)
         _check_student(student, config, teacher)
         build(config.teacher)
         source = build_source(config)
@@ -158,7 +158,12 @@ def _check_tasks(options: EvaluationOptions, source: Source, config: DictConfig)
         )
 
 
-def _check_data(data: DictConfig) -> None:
+def check_data(data: DictConfig) -> None:
+    """Make sure that the keys that all groups of data have are of use.
+
+    Raises:
+        UserError: with the first that is not.
+    """
     for key in ("mean", "std"):
         values = list(data[key])
         if len(values) != 3 or not all(isinstance(x, (int, float)) and (x > 0 or key == "mean") for x in values):

@@ -243,6 +243,7 @@ def test_weights_of_any_kind_are_evaluated(trained: Path, images: Path, tmp_path
         (("size=25",), "size: 25 px is not a multiple of the patches of 6 px of these weights; 24 is"),
         (("task=segmentation",), "task: segmentation: these images have no masks; expected data=masks"),
         (("task=multilabel",), "task: multilabel: these images have one label at most"),
+        (("data.max_broken=few",), "data.max_broken: got 'few', expected a share in 0..1"),
         (("batch=0",), "batch: got 0, expected a whole number, at least 1"),
         (("knn.k=[0]",), "knn.k: "),
         (("knn.kk=3",), "knn.kk: no such key"),
