@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from real_runs import DISTILLED, FEATURES, TEACHER, command_of, losses, run, run_command
+from real_runs import DISTILLED, FEATURES, TEACHER, command_of, losses, results, run, run_command
 
 from dinotrain.models.attention import available_backends, select_attention
 from dinotrain.models.init import initialize
@@ -78,3 +79,32 @@ def test_students_of_a_frozen_teacher_learn_finite_losses(tmp_path: Path, precis
         found = losses(folder)
         assert len(found) == 6
         assert all(0 < loss < 100 for loss in found.values())
+
+
+def test_evaluations_on_a_gpu_find_what_a_cpu_finds(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    found = {}
+    for device in ("cuda", "cpu"):
+        words = (f"weights={tmp_path / 'run'}", "data=embedded", "data.source.length=400", f"device={device}")
+        small = ("linear.augment=false", "linear.steps=50", "linear.batch=64", "logistic.points=5", "cache=false")
+        tasks = "task=[knn,logistic,linear,retrieval,clusters]"
+        run_evaluation(tmp_path, tasks, *words, *small, f"output_dir={tmp_path / device}")
+        tasks = results(tmp_path / device)["tasks"]
+        found[device] = {name: next(iter(record["numbers"].values())) for name, record in tasks.items()}
+    for name, value in found["cpu"].items():
+        # Half precision may turn the answer for a few of the 80 test images.
+        assert found["cuda"][name] == pytest.approx(value, abs=10), name
+
+
+def test_dense_heads_learn_on_a_gpu(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    words = (f"weights={tmp_path / 'run'}", "data=scenes", "data.source.length=200", "device=cuda", "cache=false")
+    steps = ("segmentation.steps=50", "depth.steps=50", "depth.blocks=[1,2]")
+    run_evaluation(tmp_path, "task=[segmentation,depth]", *words, *steps, f"output_dir={tmp_path / 'out'}")
+    tasks = results(tmp_path / "out")["tasks"]
+    assert tasks["segmentation"]["numbers"]["miou"] > 0
+    assert 0 < tasks["depth"]["numbers"]["rmse"] < 10
+
+
+def run_evaluation(folder: Path, *words: str) -> None:
+    run_command([sys.executable, "-m", "dinotrain.evaluate", *words], folder)
