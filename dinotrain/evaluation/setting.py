@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,6 +22,11 @@ from dinotrain.evaluation.backbone import Backbone
 from dinotrain.evaluation.features import extracted
 from dinotrain.evaluation.splits import Split
 from dinotrain.evaluation.store import READABLE, FeatureStore
+
+JOINED_IN_MEMORY = 2**32
+"""Bytes up to which every process holds what it puts together itself."""
+JOINED_AT_ONCE = 2**14
+"""Rows."""
 
 
 class SplitFeatures(NamedTuple):
@@ -84,10 +90,31 @@ class Setting:
         readable = arrays[READABLE]
         self._count(split, readable)
         rows = np.flatnonzero(readable)
-        chosen = [arrays[part] if readable.all() else arrays[part][rows] for part in parts]
-        values = chosen[0] if len(chosen) == 1 else np.concatenate(chosen, axis=1)
+        whole = len(parts) == 1 and len(rows) == len(readable)
+        values = (
+            arrays[parts[0]] if whole else self._joined(store, split, parts, [arrays[part] for part in parts], rows)
+        )
         labels = split.source.labels
         return SplitFeatures(_shared(values), rows, None if labels is None else labels[split.indices[rows]])
+
+    def _joined(
+        self, store: FeatureStore, split: Split, parts: Sequence[str], arrays: Sequence[np.ndarray], rows: np.ndarray
+    ) -> np.ndarray:
+        """The readable rows, the parts beside each other; where that is much, in a file of its own."""
+
+        def some(start: int, stop: int) -> np.ndarray:
+            return np.concatenate([array[rows[start:stop]] for array in arrays], axis=1)
+
+        def pieces(names: Sequence[str]) -> Iterator[tuple[dict[str, Tensor], Bool[Tensor, "n"]]]:
+            for start in range(0, len(rows), JOINED_AT_ONCE):
+                joined = torch.from_numpy(some(start, start + JOINED_AT_ONCE))
+                self.world.at("evaluating", patient=True)
+                yield dict.fromkeys(names, joined), torch.ones(len(joined), dtype=torch.bool)
+
+        if sum(array[:1].nbytes for array in arrays) * len(rows) <= JOINED_IN_MEMORY:
+            return some(0, len(rows))
+        about = {**self._about(split), "joined": list(parts), "rows": hashlib.sha256(rows.data).hexdigest()}
+        return store.arrays(about, ["joined"], len(rows), pieces)["joined"]
 
     def _count(self, split: Split, readable: Bool[np.ndarray, "n"]) -> None:
         missing = len(readable) - int(readable.sum())

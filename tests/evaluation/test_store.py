@@ -97,6 +97,24 @@ def test_features_are_those_of_the_network(tmp_path: Path) -> None:
     torch.testing.assert_close(found.values, torch.cat([early.cls, late.patches.mean(1)], dim=1), atol=1e-5, rtol=1e-5)
 
 
+def test_what_is_put_together_is_mapped_from_a_file_where_it_is_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Drawn(9, labels=range(9), broken=[4])
+    setting = setting_of(tmp_path, source)
+    parts = ("cls_2", "cls_1", "patch_1")
+    in_memory = setting.features(setting.train, parts)
+    assert len(list(tmp_path.rglob("joined.npy"))) == 0
+    monkeypatch.setattr("dinotrain.evaluation.setting.JOINED_IN_MEMORY", 0)
+    monkeypatch.setattr("dinotrain.evaluation.setting.JOINED_AT_ONCE", 3)
+    for _ in range(2):
+        mapped = setting.features(setting.train, parts)
+        assert torch.equal(mapped.values, in_memory.values)
+        assert mapped.rows.tolist() == in_memory.rows.tolist()
+        assert len(list(tmp_path.rglob("joined.npy"))) == 1
+    assert len(setting.features(setting.train).values) == 8
+
+
 def test_a_cut_file_counts_as_none(tmp_path: Path) -> None:
     source = Drawn(9)
     setting = setting_of(tmp_path, source)
