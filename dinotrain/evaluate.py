@@ -36,10 +36,11 @@ tasks:
 
 most used keys:
   test_root=PATH            images to measure on, as data.root; without any, a tenth of data.root is held out
-  size=N                    px; default 224, or the size the network was trained at if that is smaller
+  size=N                    px; default: as the run evaluates, else 224, or less where it was trained at less
   max_train=N max_test=N    a random draw of the images
   batch=N                   images per process and forward pass
   device=cpu precision=bf16
+  once=true poll=30         of watch: end when there is no new checkpoint; seconds between looks
   knn.k=[5,20] linear.steps=1000 segmentation.steps=... and so on: --config shows all
 
 options:

@@ -85,8 +85,9 @@ def test_the_package_itself_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_help_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize("command", ["train", "evaluate", "card", "prepare", "inspect"])
+def test_help_imports_nothing_heavy(command: str) -> None:
     heavy = "[m for m in ('torch', 'hydra') if m in sys.modules]"
-    code = f"import sys, dinotrain.train as t; t.main(['--help']); print({heavy})"
+    code = f"import sys, dinotrain.{command} as c; c.main(['--help']); print({heavy})"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert out.strip().splitlines()[-1] == "[]"
