@@ -27,7 +27,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURMD_NODENAME", "node7")
-    monkeypatch.setattr(tasks, "_pretrain", lambda *_: Ended(5, 9, "SIGTERM", False))
+    monkeypatch.setattr(tasks.Job, "work", lambda *_: Ended(5, 9, "SIGTERM", False))
     return lambda record: tasks.Job(str(record.path))()
 
 
@@ -76,6 +76,6 @@ def test_a_job_whose_submitter_was_killed_says_who_it_is(tmp_path: Path, start: 
 def test_a_cancelled_job_is_told_so(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     record = submitted(tmp_path)
     record.cancelled.touch()
-    monkeypatch.setattr(tasks, "_pretrain", lambda *given: Ended(0, 9, given[-1].requested, False))
+    monkeypatch.setattr(tasks.Job, "work", lambda *given: Ended(0, 9, given[-1].requested, False))
     start(record)
     assert json.loads(record.outcome(0).read_text())["requested"] == "SIGTERM"
