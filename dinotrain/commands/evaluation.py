@@ -61,7 +61,7 @@ class Evaluation:
         self.config = compose_config("evaluate", overrides)
         self.request = request_of(self.config)
         check_data(self.config.data)
-        self.images = images_of(self.request, overrides)
+        self.images = images_of(self.config, self.request, overrides)
         names = chosen_tasks(self.request, self.images.train.source)
         if self.images.extra_tests and "linear" not in names:
             raise UserError("extra_tests: are for the linear task; expected task=linear, or none of them")

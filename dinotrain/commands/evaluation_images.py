@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+from omegaconf import DictConfig
 
 from dinotrain.commands.config import compose_config
 from dinotrain.commands.evaluation_options import EvaluationRequest
@@ -43,7 +43,7 @@ def fingerprint(split: Split) -> str:
     return f"{len(split)} images {split.identity}"
 
 
-def images_of(request: EvaluationRequest, overrides: Sequence[str]) -> Images:
+def images_of(config: DictConfig, request: EvaluationRequest, overrides: Sequence[str]) -> Images:
     """Build them.
 
     Args:
@@ -52,7 +52,6 @@ def images_of(request: EvaluationRequest, overrides: Sequence[str]) -> Images:
     Raises:
         UserError: for what can't be read, empty splits, and labels that don't agree.
     """
-    config = compose_config("evaluate", overrides)
     source = build_source(config)
     test = source.test() if request.test_root is None else _at(overrides, "test_root", request.test_root)
     validation = None if request.validation_root is None else _at(overrides, "validation_root", request.validation_root)
@@ -71,8 +70,8 @@ def images_of(request: EvaluationRequest, overrides: Sequence[str]) -> Images:
     else:
         measured = whole(test, "test")
     return Images(
-        train=_drawn(train, request.max_train, request.seed),
-        test=_drawn(measured, request.max_test, request.seed),
+        train=train.drawn(request.max_train, request.seed),
+        test=measured.drawn(request.max_test, request.seed),
         validation=None if validation is None else whole(validation, "validation"),
         extra_tests={name: _extra(name, root, source.min_size) for name, root in request.extra_tests.items()},
         notes=notes,
@@ -106,10 +105,3 @@ def _held_out(split: Split, seed: int) -> tuple[Split, Split]:
     else:
         kept, held = random_part(len(split), HELD_OUT, seed)
     return split.part(kept), split.part(held, "test")
-
-
-def _drawn(split: Split, most: int | None, seed: int) -> Split:
-    """At most so many images, drawn at random, in their order."""
-    if most is None or most >= len(split):
-        return split
-    return split.part(np.sort(np.random.default_rng([seed, 1]).permutation(len(split))[:most]))

@@ -78,12 +78,11 @@ class Results:
                 f"output_dir: {self.folder} holds results of other {', '.join(different)}; expected another folder, or "
                 "again=true to replace them"
             )
-        same = not different
         self.found = {
             "format": FORMAT,
             "name": self.folder.name,
             **about,
-            "tasks": dict(self.tasks) if same else {},
+            "tasks": {} if different else dict(self.tasks),
             "processes": setting.world.size,
             "versions": {name: package_version(name) for name in (*PACKAGES, "scikit-learn", "faiss-cpu")},
             "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
@@ -169,9 +168,8 @@ class Results:
 
 def _decisive(results: Mapping[str, Any]) -> dict[str, Any]:
     """What results must agree in to stand beside each other."""
-    weights = results.get("weights") or {}
     keys = ("data", "resolution", "normalization", "precision", "seed")
-    return {"weights": (weights.get("digest"), weights.get("architecture")), **{key: results.get(key) for key in keys}}
+    return {"weights": (results.get("weights") or {}).get("digest"), **{key: results.get(key) for key in keys}}
 
 
 def _of_weights(weights: Weights, digest: str) -> dict[str, Any]:

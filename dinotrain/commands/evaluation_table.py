@@ -10,10 +10,9 @@ from rich.table import Table
 from dinotrain.commands.evaluation_images import Images
 from dinotrain.commands.evaluation_results import Results
 from dinotrain.evaluation.setting import Setting
+from dinotrain.reporting.quantities import figures, interval_text
 from dinotrain.weights.weights import Weights
 
-WITHOUT_PERCENT = ("rmse", "abs_rel", "sq_rel", "log10", "rmse_log")
-"""Beginnings of the names of numbers that are not shares in percent."""
 MOST_NUMBERS = 9
 
 
@@ -41,23 +40,17 @@ def show(results: Results, tasks: Sequence[str]) -> None:
         record = results.tasks[task]
         (headline, value), *others = record["numbers"].items()
         ends = record["interval"]
-        between = f"{formatted(headline, ends[0])} to {formatted(headline, ends[1])}" if ends else ""
-        more = [f"{name} {formatted(name, number)}" for name, number in others[:MOST_NUMBERS]]
+        between = interval_text(headline, *ends) if ends else ""
+        more = [f"{name} {figures(name, number)}" for name, number in others[:MOST_NUMBERS]]
         left = len(others) - MOST_NUMBERS
         table.add_row(
-            task, f"{headline} {formatted(headline, value)}", between, ", ".join(more) + (" ..." if left > 0 else "")
+            task, f"{headline} {figures(headline, value)}", between, ", ".join(more) + (" ..." if left > 0 else "")
         )
     Console().print(table)
     for task in tasks:
         for note in results.tasks[task]["notes"]:
             print(f"{task}: {note}")
     print(f"report: {results.folder / 'report.html'}", flush=True)
-
-
-def formatted(name: str, value: float) -> str:
-    """A number as it is printed: percent with one digit, others with three."""
-    plain = any(name == stem or name.startswith(f"{stem}_") for stem in WITHOUT_PERCENT)
-    return f"{value:.3f}" if plain else f"{value:.1f}"
 
 
 def _splits(images: Images) -> list:

@@ -9,6 +9,7 @@ from dinotrain.commands.options import TRAINING_TASKS
 from dinotrain.commands.roster import Entry
 from dinotrain.commands.settings import Settings
 from dinotrain.reporting.energy import energy_of_run
+from dinotrain.reporting.quantities import number_label, task_title
 from dinotrain.reporting.report import write_report
 from dinotrain.reporting.run_folder import RunFolder, restarts
 from dinotrain.training.display import Display
@@ -40,11 +41,6 @@ def conclude(entries: Sequence[Entry], learners: Sequence[Learner], display: Dis
             rows += accuracy_rows(run, results, settings.student, last=learner is learners[-1])
     if "" not in found:
         (entries[0].settings.run_dir.parent / "results.json").write_text(json.dumps(found, indent=1))
-        rows += [
-            [f"{settings.student}: {key}" if settings.student else key.replace("_", ", ", 1), f"{value:.1f}"]
-            for key, value in results.items()
-            if key.startswith(TASK_PREFIXES) and not key.startswith("knn_")
-        ]
     if rows:
         display.table("k-NN accuracy (top 1, %)", ["features", "accuracy"], rows)
     for report in reports:
@@ -87,4 +83,9 @@ def accuracy_rows(run: RunFolder, results: dict, student: str, *, last: bool) ->
         own = key in ("knn_top1", "knn_top1_untrained")
         if results.get(key) is not None and (own or last):
             rows.append([f"{student}: {label}" if student and own else label, f"{results[key]:.1f}"])
+    for key, value in results.items():
+        if key.startswith(TASK_PREFIXES) and not key.startswith("knn_"):
+            name, _, number = key.partition("_")
+            label = f"{task_title(name)}, {number_label(number)}"
+            rows.append([f"{student}: {label}" if student else label, f"{value:.1f}"])
     return rows

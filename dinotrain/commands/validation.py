@@ -19,7 +19,6 @@ from dinotrain.evaluation.features import Preparation, cls_function
 from dinotrain.evaluation.knn_probe import KnnProbe, labelled_split
 from dinotrain.evaluation.pictures import feature_picture, save_picture
 from dinotrain.evaluation.setting import Setting
-from dinotrain.evaluation.splits import Split
 from dinotrain.evaluation.store import FeatureStore
 from dinotrain.methods.frozen_teacher import FrozenTeacher
 from dinotrain.models.vit import VisionTransformer
@@ -128,8 +127,8 @@ class Validation:
         setting = Setting(
             backbone=Backbone(self.backbone, self.preparation),
             world=self.world,
-            train=Split(self.split.bank, self.split.bank_indices, "train"),
-            test=Split(self.split.queries, self.split.query_indices, "test"),
+            train=self.split.train,
+            test=self.split.test,
             seed=self.seed,
             batch=self.options.batch,
             store=FeatureStore(None, self.world),

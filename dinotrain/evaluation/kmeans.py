@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dinotrain.distributed.collectives import gather_rows
 from dinotrain.distributed.world import World
+from dinotrain.evaluation.finite import finite
 
 _CHUNK = 2**14
 
@@ -47,7 +48,7 @@ def kmeans(
         seed: of all starts.
         check: called before each start and each iteration, by all processes equally often.
     """
-    x = points.to(world.device).float().nan_to_num(0.0, 0.0, 0.0)
+    x = finite(points, world.device)
     rounds = -(-restarts // world.size)
     centers = []
     for restart in range(world.rank * rounds, (world.rank + 1) * rounds):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,18 +13,16 @@ from dinotrain.data.source import Source
 from dinotrain.distributed.world import World
 from dinotrain.evaluation.features import Preparation, extract, pixel_function
 from dinotrain.evaluation.knn import knn_accuracy
+from dinotrain.evaluation.splits import Split
 
 HELD_OUT_SHARE = 0.1
 
 
-@dataclass(frozen=True)
-class LabelledSplit:
-    """Images with labels to search in (bank), and to classify (queries)."""
+class LabelledSplit(NamedTuple):
+    """Images with labels to search in, and to classify."""
 
-    bank: Source
-    bank_indices: np.ndarray
-    queries: Source
-    query_indices: np.ndarray
+    train: Split
+    test: Split
 
 
 def labelled_split(
@@ -39,9 +37,10 @@ def labelled_split(
     order = np.random.default_rng(seed).permutation(len(train))
     if test is not None:
         queries = np.random.default_rng(seed).permutation(len(test))[:max_test]
-        return LabelledSplit(train, order[:max_train], test, queries)
+        return LabelledSplit(Split(train, order[:max_train], "train"), Split(test, queries, "test"))
     held = max(int(len(train) * HELD_OUT_SHARE), 1)
-    return LabelledSplit(train, order[held:][:max_train], train, order[:held][:max_test])
+    searched, classified = order[held:][:max_train], order[:held][:max_test]
+    return LabelledSplit(Split(train, searched, "train"), Split(train, classified, "test"))
 
 
 class KnnProbe:
@@ -72,8 +71,8 @@ class KnnProbe:
 
     def evaluate(self, function: Callable[[Tensor], Tensor], *, center: bool = False) -> dict[str, float]:
         """`knn_top1` (best k) and `knn_top1_k<k>`, in percent; all processes together."""
-        bank, bank_labels = self._features(function, self.split.bank, self.split.bank_indices)
-        queries, query_labels = self._features(function, self.split.queries, self.split.query_indices)
+        bank, bank_labels = self._features(function, self.split.train)
+        queries, query_labels = self._features(function, self.split.test)
         accuracy = knn_accuracy(
             bank,
             bank_labels,
@@ -90,19 +89,16 @@ class KnnProbe:
         """Top-1 accuracy of the raw pixels, centred, in percent."""
         return self.evaluate(pixel_function(), center=True)["knn_top1"]
 
-    def _features(
-        self, function: Callable[[Tensor], Tensor], source: Source, indices: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
+    def _features(self, function: Callable[[Tensor], Tensor], split: Split) -> tuple[Tensor, Tensor]:
         found = extract(
             function,
-            source,
-            indices,
+            split.source,
+            split.indices,
             preparation=self.preparation,
             world=self.world,
             batch=self.batch,
             threads=self.threads,
             check=self.check,
         )
-        assert source.labels is not None
-        labels = torch.as_tensor(source.labels[indices], device=found.values.device)
+        labels = torch.as_tensor(split.labels, device=found.values.device)
         return found.values[found.readable], labels[found.readable]

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from dinotrain.evaluation.finite import finite
 from dinotrain.evaluation.room import room
 
 _CHUNK = 2**16
@@ -50,7 +51,7 @@ class LogisticModel:
     @torch.no_grad()
     def logits(self, features: Float[Tensor, "n D"]) -> Float[Tensor, "n C"]:
         """Scores of all classes, in float32, on the classifier's device."""
-        return _floats(features, self.weight.device) @ self.weight.T + self.bias
+        return finite(features, self.weight.device) @ self.weight.T + self.bias
 
     def answers(self, features: Float[Tensor, "m D"], labels: Int64[np.ndarray, "m"]) -> Answers:
         """The most likely class of each image, and where its own stands; some images at a time."""
@@ -102,12 +103,12 @@ class LogisticRegression:
         self._size = _rows_at_once(classes)
         self.features, self.rows = self._held(features, rows, processes)
         total = torch.zeros(features.shape[1], dtype=torch.float64, device=device)
-        finite = torch.ones((), dtype=torch.bool, device=device)
+        all_finite = torch.ones((), dtype=torch.bool, device=device)
         for at in self._slices():
             part = self._stored(at).to(device)
-            finite &= part.isfinite().all()
-            total += _floats(part, device).double().sum(dim=0)
-        self._finite = bool(finite)
+            all_finite &= part.isfinite().all()
+            total += finite(part, device).double().sum(dim=0)
+        self._finite = bool(all_finite)
         self.mean = (total / self.count).float()
 
     def _held(self, features: Tensor, rows: Tensor, processes: int) -> tuple[Tensor, Tensor | None]:
@@ -134,7 +135,7 @@ class LogisticRegression:
         for at in self._slices():
             part = self._stored(at)
             # Where nothing has to be replaced, features in float32 on the device are used without a copy.
-            yield part.to(self.device).float() if self._finite else _floats(part, self.device)
+            yield part.to(self.device).float() if self._finite else finite(part, self.device)
 
     @torch.no_grad()
     def fit(self, c: float, start: LogisticModel | None = None) -> LogisticModel:
@@ -191,8 +192,3 @@ class LogisticRegression:
 
 def _rows_at_once(classes: int) -> int:
     return max(min(_CHUNK, _LOGITS // classes), 1)
-
-
-def _floats(x: Tensor, device: torch.device) -> Tensor:
-    """In float32 on a device; what is not finite counts as zero."""
-    return x.to(device).float().nan_to_num(0.0, 0.0, 0.0)

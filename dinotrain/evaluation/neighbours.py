@@ -14,6 +14,7 @@ from torch import Tensor
 from dinotrain.distributed.collectives import gather_rows
 from dinotrain.distributed.world import World
 from dinotrain.errors import UserError
+from dinotrain.evaluation.finite import finite
 
 Library = Literal["faiss", "torch"]
 Look = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -91,7 +92,7 @@ def chunks(count: int, size: int, world: World | None) -> list[slice | None]:
 
 def rows_of(x: Float[Tensor, "n D"], rows: slice, cosine: bool, device: torch.device) -> Float[Tensor, "r D"]:
     """Some rows on a device, in float32, without what is not finite; of length 1 for cosine similarities."""
-    part = x[rows].to(device).float().nan_to_num(0.0, 0.0, 0.0)
+    part = finite(x[rows], device)
     return F.normalize(part, dim=1) if cosine else part
 
 

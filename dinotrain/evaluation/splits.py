@@ -57,6 +57,12 @@ class Split:
         """The images in these rows of the split."""
         return Split(self.source, self.indices[rows], name or self.name)
 
+    def drawn(self, most: int | None, seed: int) -> Split:
+        """At most so many images, drawn at random, in their order."""
+        if most is None or most >= len(self):
+            return self
+        return self.part(np.sort(np.random.default_rng([seed, 1]).permutation(len(self))[:most]))
+
 
 def _content(source: Source, index: int) -> bytes:
     """Of an image, with its mask or depth where it has one."""
@@ -71,12 +77,9 @@ def _content(source: Source, index: int) -> bytes:
     return content
 
 
-def whole(source: Source, name: str, most: int | None = None, seed: int = 0) -> Split:
-    """All images of a source, or a random draw of so many, in ascending order."""
-    indices = np.arange(len(source))
-    if most is not None and most < len(source):
-        indices = np.sort(np.random.default_rng([seed, len(source)]).permutation(len(source))[:most])
-    return Split(source, indices, name)
+def whole(source: Source, name: str) -> Split:
+    """All images of a source."""
+    return Split(source, np.arange(len(source)), name)
 
 
 def held_out(

@@ -108,14 +108,7 @@ class FeatureStore:
                         os.utime(self.folder / key)
         return found
 
-    def _to_files(
-        self,
-        key: str,
-        about: Mapping[str, Any],
-        names: Sequence[str],
-        count: int,
-        make: Callable[[Sequence[str]], Rounds],
-    ) -> bool:
+    def _to_files(self, key: str, about: Mapping[str, Any], names: Sequence[str], count: int, make: Make) -> bool:
         """Make the arrays and put them into files; False, alike on all processes, if these can't be written."""
         draft = Draft(self._unfinished(), count) if self.world.local_rank == 0 else None
         try:
@@ -123,12 +116,11 @@ class FeatureStore:
                 return False
             start = 0
             for rows, readable in make(names):
-                if start == 0 and self.world.any(
-                    draft is not None and not draft.reserve(_pieces(names, rows, readable))
-                ):
+                pieces = {} if draft is None else _pieces(names, rows, readable)
+                if start == 0 and self.world.any(draft is not None and not draft.reserve(pieces)):
                     return False
                 if draft is not None:
-                    draft.write(start, _pieces(names, rows, readable))
+                    draft.write(start, pieces)
                 start += len(readable)
             published = draft is None or draft.publish(self._entry(key), about)
             return not self.world.any(not published)
@@ -224,10 +216,8 @@ def _in_memory(names: Sequence[str], count: int, make: Make) -> Arrays:
 
 def _pieces(names: Sequence[str], rows: Mapping[str, Tensor], readable: Bool[Tensor, "n"]) -> Arrays:
     """The rows of a round as they are stored."""
-    which = readable.cpu().numpy()
-    return {
-        key: array for name in names for key, array in ((name, rows[name].cpu().numpy()), (readable_name(name), which))
-    }
+    pieces = {name: rows[name].cpu().numpy() for name in names}
+    return pieces | dict.fromkeys(map(readable_name, names), readable.cpu().numpy())
 
 
 def _prune(folder: Path, limit_gb: float) -> None:

@@ -128,9 +128,9 @@ def test_an_image_of_the_right_size_is_not_touched() -> None:
 def test_a_tenth_is_set_apart_where_there_is_no_test_split() -> None:
     split = labelled_split(Images(50), None, max_train=None, max_test=None)
     assert split is not None
-    assert len(split.query_indices) == 5
-    assert len(split.bank_indices) == 45
-    assert not set(split.query_indices) & set(split.bank_indices)
+    assert len(split.test.indices) == 5
+    assert len(split.train.indices) == 45
+    assert not set(split.test.indices) & set(split.train.indices)
 
 
 def test_without_labels_or_with_one_class_there_is_nothing_to_evaluate() -> None:

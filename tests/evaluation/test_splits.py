@@ -50,7 +50,7 @@ def test_a_split_has_the_labels_of_its_images() -> None:
 
 
 def test_a_draw_is_repeated_and_in_order() -> None:
-    one, other = (whole(Drawn(50), "train", 10, seed=2).indices for _ in range(2))
+    one, other = (whole(Drawn(50), "train").drawn(10, seed=2).indices for _ in range(2))
     assert np.array_equal(one, other)
     assert np.array_equal(one, np.sort(one))
     assert len(set(one)) == 10

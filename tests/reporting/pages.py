@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from pathlib import Path
 
 VOID = {"meta", "img", "br", "link", "path", "use", "rect", "line", "circle"}
 
@@ -24,6 +25,14 @@ class Balance(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in VOID:
             assert self.open.pop() == tag
+
+
+def read_page(path: Path, folder: Path) -> str:
+    """A page that was written into a folder."""
+    assert path == folder / "report.html"
+    page = path.read_text()
+    assert_balanced(page)
+    return page
 
 
 def assert_balanced(page: str) -> None:

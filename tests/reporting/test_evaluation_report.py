@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pages import assert_balanced
+from pages import read_page
 from results_folders import depth, knn, linear, make_results, segmentation
 
 from dinotrain.errors import UserError
@@ -19,11 +19,7 @@ from dinotrain.reporting.results_folder import ResultsFolder
 
 
 def page_of(folder: Path) -> str:
-    path = write_evaluation_report(folder)
-    assert path == folder / "report.html"
-    page = path.read_text()
-    assert_balanced(page)
-    return page
+    return read_page(write_evaluation_report(folder), folder)
 
 
 @pytest.fixture(scope="module")

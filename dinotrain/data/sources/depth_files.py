@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from dinotrain.data.broken import BrokenImage
-from dinotrain.data.images import read_file
-from dinotrain.data.sources.pixel_values import read_values
+from dinotrain.data.sources.pixel_values import read_named, read_values
 from dinotrain.errors import UserError
 
 ENDINGS: tuple[bytes, ...] = (b".png", b".npy", b".npz", b".tif", b".tiff", b".pgm", b".pfm")
@@ -48,10 +47,7 @@ def read_depth(path: bytes, name: str) -> np.ndarray:
         BrokenImage: it can't be read.
         UserError: it holds something else.
     """
-    try:
-        data = read_file(path)
-    except BrokenImage as error:
-        raise BrokenImage(f"{name}: {error.reason}") from error
+    data = read_named(path, name)
     values = _array(data, name) if data.startswith((_NPY, _ZIP)) else read_values(data, name)
     if values.dtype.kind not in "uif":
         raise UserError(f"data.root: {name} holds {values.dtype}, expected numbers")

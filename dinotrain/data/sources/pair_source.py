@@ -10,13 +10,12 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from dinotrain.data.arguments import whole
-from dinotrain.data.broken import BrokenImage
 from dinotrain.data.dense import IGNORE, DenseSource, Target
 from dinotrain.data.images import read_file
 from dinotrain.data.paths import printable
 from dinotrain.data.sources.depth_files import read_depth, to_metres
 from dinotrain.data.sources.pairs import Pairs
-from dinotrain.data.sources.pixel_values import read_values
+from dinotrain.data.sources.pixel_values import read_named, read_values
 from dinotrain.errors import UserError
 
 _NO_CLASS = -2  # in a table of numbers: what must not occur
@@ -149,11 +148,7 @@ def read_mask(path: bytes, name: str) -> np.ndarray:
         BrokenImage: it can't be read.
         UserError: it holds something else.
     """
-    try:
-        data = read_file(path)
-    except BrokenImage as error:
-        raise BrokenImage(f"{name}: {error.reason}") from error
-    values = read_values(data, name)
+    values = read_values(read_named(path, name), name)
     if values.dtype.kind not in "ui":
         raise UserError(f"data.root: {name} holds fractions ({values.dtype}), expected class numbers")
     return values

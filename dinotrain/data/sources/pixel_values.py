@@ -9,10 +9,19 @@ import numpy as np
 from PIL import Image
 
 from dinotrain.data.broken import BrokenImage
+from dinotrain.data.images import read_file
 from dinotrain.errors import UserError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_BITS, _PNG_COLOURS, _PNG_GREY = 24, 25, 0  # places in the header (PNG, section 11.2.1), and colour type grey
+
+
+def read_named(path: bytes, name: str) -> bytes:
+    """The bytes of a file that belongs to an image; raises `BrokenImage` that tells it by its own name."""
+    try:
+        return read_file(path)
+    except BrokenImage as error:
+        raise BrokenImage(f"{name}: {error.reason}") from error
 
 
 def read_values(data: bytes, name: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from dinotrain.distributed.collectives import sum_over_processes
+from dinotrain.evaluation.finite import finite
 from dinotrain.evaluation.linear.heads import Classifier, LinearHeads
 from dinotrain.evaluation.setting import SplitFeatures
 
@@ -21,12 +22,7 @@ def chunks(values: Float[Tensor, "n D"], device: torch.device) -> Iterator[tuple
     """Rows of features some at a time, in float32 on the device, and where they stand."""
     for start in range(0, len(values), _CHUNK):
         part = slice(start, start + _CHUNK)
-        yield part, floats(values[part], device)
-
-
-def floats(values: Float[Tensor, "b D"], device: torch.device) -> Float[Tensor, "b D"]:
-    """In float32 on a device; what is not finite counts as zero, so that one image can't spoil all heads."""
-    return values.to(device, torch.float32).nan_to_num(0.0, 0.0, 0.0)
+        yield part, finite(values[part], device)
 
 
 def accuracies(

@@ -17,10 +17,10 @@ from dinotrain.data.order import sample_index
 from dinotrain.distributed.collectives import gather_rows
 from dinotrain.errors import UserError
 from dinotrain.evaluation.backbone import MOST_BLOCKS
+from dinotrain.evaluation.finite import finite
 from dinotrain.evaluation.linear.heads import MOMENTUM, LinearHeads, Loss
 from dinotrain.evaluation.linear.inputs import POOLING, linear_inputs
 from dinotrain.evaluation.linear.random_views import FLIP, SCALE, RandomViews
-from dinotrain.evaluation.linear.scores import floats
 from dinotrain.evaluation.reading import read_batches
 from dinotrain.evaluation.setting import Setting, SplitFeatures
 
@@ -187,7 +187,7 @@ class LinearSweep:
                 setting.tick()
             places = gather_rows(torch.from_numpy(np.concatenate(positions)).to(backbone.device))
             yield _Samples(
-                floats(gather_rows(torch.cat(features)), backbone.device), rows[views.rows(places.cpu().numpy())]
+                finite(gather_rows(torch.cat(features)), backbone.device), rows[views.rows(places.cpu().numpy())]
             )
 
     def _stored(self, setting: Setting, rows: Int64[np.ndarray, "n"], parts: Sequence[str]) -> Iterator[_Samples]:
@@ -204,7 +204,7 @@ class LinearSweep:
             positions = np.arange(step * self.batch, (step + 1) * self.batch)
             picked = places[sample_index(positions, len(places), setting.seed)]
             features = values[torch.from_numpy(picked).to(values.device)]
-            yield _Samples(floats(features, device), known[picked])
+            yield _Samples(finite(features, device), known[picked])
 
     def _notes(self, setting: Setting, lost: int) -> tuple[str, ...]:
         notes = []

@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from dinotrain.data.arguments import whole
 from dinotrain.evaluation.class_names import class_names
 from dinotrain.evaluation.cluster_scores import Agreement, agreement
+from dinotrain.evaluation.finite import finite
 from dinotrain.evaluation.kmeans import Clustering, kmeans
 from dinotrain.evaluation.outcome import Outcome, PerImage, Picture, Table
 from dinotrain.evaluation.setting import Setting, SplitFeatures
@@ -54,7 +55,7 @@ class Clusters:
         k = min(wanted, len(test.rows))
         notes = (f"{wanted} clusters are more than the {k} images: one for each",) if k < wanted else ()
         found = kmeans(
-            F.normalize(test.values.float().nan_to_num(0.0, 0.0, 0.0), dim=1),
+            F.normalize(finite(test.values, torch.device("cpu")), dim=1),
             k,
             world=setting.world,
             restarts=self.restarts,
