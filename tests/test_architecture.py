@@ -21,6 +21,7 @@ ALLOWED = {
     "preparing": {"preparing", "data"},
     "inspection": {"inspection", "data"},
     "weights": {"weights", "models", "training.manifest"},
+    "classifiers": {"classifiers", "models", "weights", "evaluation.features"},
     "losses": {"losses", "distributed.collectives"},
     "methods": {"methods", "models", "losses", "data.batch"},
     "evaluation": {"evaluation", "models", "data", "distributed"},

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dinotrain.errors import UserError
 from dinotrain.weights.architecture import Architecture, HeadArchitecture
+from dinotrain.weights.classifier_file import CLASSIFIER, classifier_of, is_classifier
 from dinotrain.weights.files import Stored, read_file, read_folder
 from dinotrain.weights.mismatch import Mismatch
 from dinotrain.weights.official import from_official
@@ -33,8 +34,8 @@ KNOWN_FOLDERS = "one run with a complete checkpoint, a checkpoint, or a Hugging 
 def read_weights(path: str, *, part: str | None = None, num_heads: int | None = None) -> Weights:
     """Read a backbone, and its heads where there are any, from any layout that is known here.
 
-    These are runs, checkpoints and exports of this trainer; backbones and training checkpoints of DINO and DINOv2;
-    Hugging Face folders; state dicts of timm. Every tensor is accounted for, or nothing is read.
+    These are runs, checkpoints, exports and classifiers of this trainer; backbones and training checkpoints of DINO
+    and DINOv2; Hugging Face folders; state dicts of timm. Every tensor is accounted for, or nothing is read.
 
     Args:
         path: of a file or a folder.
@@ -73,6 +74,9 @@ def _read(path: Path, part: str | None, num_heads: int | None) -> Weights:
     if is_export(stored):
         _refuse(part)
         return read_export(path, stored)
+    if is_classifier(stored):
+        _refuse(part)
+        return classifier_of(path, stored).backbone
     if isinstance(stored.tree, Mapping) and any(str(name).endswith(HUGGING_FACE) for name in stored.tree):
         _refuse(part)
         if not (path.parent / CONFIG).exists():
@@ -82,6 +86,8 @@ def _read(path: Path, part: str | None, num_heads: int | None) -> Weights:
 
 
 def _read_folder(folder: Path, part: str | None, num_heads: int | None) -> Weights:
+    if (folder / CLASSIFIER).exists():
+        return _read(folder / CLASSIFIER, part, num_heads)
     checkpoint = find_checkpoint(folder)
     if checkpoint is not None:
         return read_checkpoint(checkpoint, part)
