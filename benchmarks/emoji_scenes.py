@@ -4,8 +4,9 @@
     python -m dinotrain.evaluate task=segmentation weights=... data=masks data.root=/data/emoji
 
 Writes OUT/images/{train,val}/*.jpg, OUT/masks/{train,val}/*.png (palette: background, and the nine categories of emoji
-that have pictures) and OUT/classes.txt. Neither an emoji (with its skin tones) nor a photograph is in both splits. A
-pixel belongs to the emoji on top if that covers at least half of it. Without photographs the grounds are drawn.
+that have pictures, or one class for all) and OUT/classes.txt. No emoji (with its skin tones) and no photograph is
+in both splits. A pixel belongs to the emoji on top if that covers at least half of it. Without photographs the grounds
+are drawn.
 
 The emoji are Microsoft's Fluent 3D (MIT licence) in the npm package @lobehub/fluent-emoji-3d, their categories those of
 emoji-datasource-google (MIT); both are fetched with `npm pack` (90 MB) and kept in the user's cache folder.
@@ -195,6 +196,7 @@ def build(
     val: int,
     size: int,
     photographs: Path | None = None,
+    one_class: bool = False,
     seed: int = 0,
     downloads: Path | None = None,
 ) -> None:
@@ -206,6 +208,7 @@ def build(
         val: number of those to test on.
         size: side of the pictures in pixels.
         photographs: folder with photographs at any depth; None draws the grounds.
+        one_class: masks tell emoji from background only.
         seed: another one gives other pictures.
         downloads: where the packages are kept.
 
@@ -215,6 +218,7 @@ def build(
     files = [fetched(package, downloads or download_folder()) for package in (EMOJI, CATEGORIES)]
     for number, (split, count) in enumerate(zip(SPLITS, (images, val), strict=True)):
         emoji = read_emoji(files[0], files[1], split)
+        classes = ("emoji",) if one_class else emoji.classes
         grounds = read_photographs(photographs, split, 2 * size) if photographs else []
         places = [out / kind / split for kind in ("images", "masks")]
         for place in places:
@@ -222,9 +226,10 @@ def build(
         for index in range(count):
             random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, number, index]))
             picture, mask = compose(random, emoji, grounds, size)
+            mask = mask.clip(max=len(classes))
             Image.fromarray(picture).save(places[0] / f"{index:06d}.jpg", quality=92)
-            _palette(mask, len(emoji.classes)).save(places[1] / f"{index:06d}.png")
-        (out / "classes.txt").write_text("\n".join((BACKGROUND, *emoji.classes)) + "\n")
+            _palette(mask, len(classes)).save(places[1] / f"{index:06d}.png")
+        (out / "classes.txt").write_text("\n".join((BACKGROUND, *classes)) + "\n")
 
 
 def _palette(mask: np.ndarray, categories: int) -> Image.Image:
@@ -240,6 +245,7 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=400, help="pictures to test on (default: 400)")
     parser.add_argument("--size", type=int, default=224, help="side of the pictures in pixels (default: 224)")
     parser.add_argument("--photographs", type=Path, help="folder with photographs; without it, grounds are drawn")
+    parser.add_argument("--one-class", action="store_true", help="masks tell emoji from background only")
     parser.add_argument("--seed", type=int, default=0, help="another one gives other pictures")
     options = parser.parse_args()
     if options.photographs and not options.photographs.is_dir():

@@ -46,7 +46,7 @@ def _call(*words: str, cwd: str) -> None:
     subprocess.run(words, cwd=cwd, check=True, capture_output=True, timeout=300)
 
 
-def emoji_set(root: Path, *, images: int, val: int, size: int, drawn: bool = False) -> Path:
+def emoji_set(root: Path, *, images: int, val: int, size: int, drawn: bool = False, one_class: bool = False) -> Path:
     """Writes a set in the layout of data=masks into the folder `root`, and returns it.
 
     The test that asks for it is skipped where the emoji can't be had. The grounds are photographs; without these, or if
@@ -55,7 +55,7 @@ def emoji_set(root: Path, *, images: int, val: int, size: int, drawn: bool = Fal
     program: Any = builder()
     grounds = None if drawn else photographs(program)
     try:
-        program.build(root, images=images, val=val, size=size, photographs=grounds)
+        program.build(root, images=images, val=val, size=size, photographs=grounds, one_class=one_class)
     except OSError as error:
         pytest.skip(f"the emoji can't be had: {error}")
     return root

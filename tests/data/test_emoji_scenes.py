@@ -67,3 +67,16 @@ def test_a_set_of_real_emoji(tmp_path: Path) -> None:
     assert (shares > 0).all()
     again = emoji_set(tmp_path / "again", images=3, val=1, size=96, drawn=True)
     assert (again / "masks/train/000002.png").read_bytes() == (root / "masks/train/000002.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_set_with_one_class(tmp_path: Path) -> None:
+    """The same pictures; whatever emoji is there counts as one."""
+    several, one = (
+        MaskFolderSource(root=emoji_set(tmp_path / str(alike), images=5, val=1, size=96, drawn=True, one_class=alike))
+        for alike in (False, True)
+    )
+    assert one.classes == ("background", "emoji")
+    for index in range(5):
+        assert one.read(index) == several.read(index)
+        assert np.array_equal(one.mask(index), several.mask(index) > 0)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from dinotrain.data.arguments import whole
+from dinotrain.data.arguments import number, whole
 from dinotrain.data.dense import DenseSource, Target
 from dinotrain.data.sources.drawing import (
     NUMBERS,
@@ -41,6 +41,8 @@ _HORIZON = (0.35, 0.5)  # from the top, of the image's side
 _WALL = (8.0, 10.0)  # metres from the camera to the wall
 _HAZE = (0.06, 0.09)  # share of the light that is lost on a metre
 _STRIPE = 0.12  # contrast of the stripes on the floor, two metres apart
+_LARGEST_FIRST = ("disc", "square", "arch", "triangle", "crescent", "bar", "hourglass", "ring", "star", "cross")
+"""Where shapes have true sizes: the more compact, the larger."""
 _KEYS = 2**40  # random numbers unlike those of other drawn pictures
 _LAYER = 16  # random streams below this number belong to the image, the others to its objects
 _NO_OBJECT = 255
@@ -71,6 +73,9 @@ class ScenesSource(MemorySource, DenseSource):
         seed: another seed gives other images of the same kind.
         kinds: most different shapes in an image; by default each object has any of the ten. With 1, images are as those
             of `EmbeddedSource`, from which networks learn what the objects of an image share.
+        true_sizes: how many times as large things of the largest shape are as things of the smallest; needs kinds=1.
+            A small thing near by looks as a large one far off: whole scenes are scaled, their pictures stay the same,
+            and metres can be told only by who knows what the shape is.
     """
 
     targets = ("masks", "depth")
@@ -85,6 +90,7 @@ class ScenesSource(MemorySource, DenseSource):
         length: int | None = None,
         seed: int = 0,
         kinds: int | None = None,
+        true_sizes: float = 1.0,
     ) -> None:
         if split not in _SPLITS:
             raise ValueError(f"split: got {split!r}, must be 'train' or 'test'")
@@ -101,6 +107,9 @@ class ScenesSource(MemorySource, DenseSource):
         self._distance = self._distances(rows, (_OBJECTS[0] + (_OBJECTS[1] - _OBJECTS[0] + 1) * u[:, 3]).astype(int))
         self._kinds = len(SHAPES) if kinds is None else whole("kinds", kinds, 1, len(SHAPES))
         self._shapes = self._draw_shapes(rows)
+        self._true_sizes = number("true_sizes", true_sizes, 1)
+        if self._true_sizes > 1 and self._kinds > 1:
+            raise ValueError(f"true_sizes: got {true_sizes} with kinds={kinds}, must be with kinds=1")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_layers": None}
@@ -110,10 +119,17 @@ class ScenesSource(MemorySource, DenseSource):
         if self._split == "test":
             return None
         length = max(len(self) // 5, 1)
-        return ScenesSource(split="test", size=self._size, length=length, seed=self._seed, kinds=self._kinds)
+        return ScenesSource(
+            split="test",
+            size=self._size,
+            length=length,
+            seed=self._seed,
+            kinds=self._kinds,
+            true_sizes=self._true_sizes,
+        )
 
     def fingerprint(self) -> str:
-        return f"scenes:1:{self._split}:{len(self)}:{self._size}:{self._seed}:{self._kinds}"
+        return f"scenes:1:{self._split}:{len(self)}:{self._size}:{self._seed}:{self._kinds}:{self._true_sizes:g}"
 
     def target_name(self, index: int, target: Target) -> str:
         """Name of the image, and what is meant of it."""
@@ -129,7 +145,13 @@ class ScenesSource(MemorySource, DenseSource):
         layers = self._layers_of(index)
         behind = self._background(np.array([index]))[0, :, None]
         # the last object stands for none, which is not taken
-        return np.where(layers == _NO_OBJECT, behind, self._distance[index][np.minimum(layers, _OBJECTS[1] - 1)])
+        seen = np.where(layers == _NO_OBJECT, behind, self._distance[index][np.minimum(layers, _OBJECTS[1] - 1)])
+        return seen * self._scale(index)
+
+    def _scale(self, index: int) -> np.float32:
+        """Of all lengths in an image: 1 for the largest shape."""
+        place = _LARGEST_FIRST.index(self.classes[self._shapes[index, 0] + 1])
+        return np.float32(self._true_sizes ** (-place / (len(SHAPES) - 1)))
 
     def _layers_of(self, index: int) -> UInt8[np.ndarray, "H W"]:
         """Which object is seen at each pixel, counted from the farthest."""

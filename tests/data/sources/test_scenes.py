@@ -96,6 +96,21 @@ def test_fewer_shapes_in_an_image() -> None:
     assert len(np.unique(test.mask(0))) == 2
 
 
+def test_with_true_sizes_only_the_shape_tells_the_scale() -> None:
+    """The same pictures; all lengths of a scene in one ratio, which its shape decides."""
+    plain, sized = (ScenesSource(length=100, kinds=1, true_sizes=ratio) for ratio in (1.0, 10.0))
+    factors: dict[int, set[float]] = {}
+    for index in range(100):
+        assert np.array_equal(plain.image(index), sized.image(index))
+        ratio = sized.depth(index) / plain.depth(index)
+        assert ratio.max() - ratio.min() < 1e-6
+        factors.setdefault(int(plain.mask(index).max()), set()).add(round(float(ratio.mean()), 4))
+    assert all(len(found) == 1 for found in factors.values())
+    found = {plain.classes[shape]: min(values) for shape, values in factors.items()}
+    assert (found["disc"], found["cross"]) == (1, 0.1)
+    assert len(set(found.values())) == len(found) == 10
+
+
 def test_masks_and_depth_are_of_one_drawing(source: ScenesSource) -> None:
     """An object has one class and one depth; the background has one depth in each row, nearer further down."""
     _, masks, depth = stacked(source)
@@ -144,6 +159,8 @@ def test_fingerprints_differ_with_the_images() -> None:
         {"length": 50},
         {"seed": 3},
         {"kinds": 2},
+        {"kinds": 1},
+        {"kinds": 1, "true_sizes": 4.0},
     )
     assert len({ScenesSource(**setting).fingerprint() for setting in settings}) == len(settings)
 
@@ -155,6 +172,8 @@ def test_fingerprints_differ_with_the_images() -> None:
         ({"size": 8}, "size: got 8, must be a whole number at least 16"),
         ({"length": 0}, "length: got 0, must be a whole number at least 1"),
         ({"kinds": 11}, r"kinds: got 11, must be a whole number in 1\.\.10"),
+        ({"true_sizes": 2.0}, "true_sizes: got 2.0 with kinds=None, must be with kinds=1"),
+        ({"true_sizes": 0.5, "kinds": 1}, "true_sizes: got 0.5, must be a number at least 1"),
         ({"seed": 1.5}, "seed: got 1.5, must be a whole number at least 0"),
     ],
 )
