@@ -18,6 +18,8 @@ from dinotrain.distributed.world import World
 from dinotrain.evaluation.reading import read_batches
 from dinotrain.models.vit import VisionTransformer
 
+_MOST_ASPECT = 16
+
 
 class Features(NamedTuple):
     """Features in the order of the indices asked for."""
@@ -37,7 +39,7 @@ class Preparation:
     std: tuple[float, float, float]
 
     def pixels(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 S S"]:
-        x = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)
+        x = torch.from_numpy(_without_ends(image)).permute(2, 0, 1).unsqueeze(0)
         height, width = x.shape[-2:]
         short = round(self.size / self.crop_fraction)
         scale = short / min(height, width)
@@ -51,6 +53,14 @@ class Preparation:
         mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
         return (pixels.float() / 255 - mean) / std
+
+
+def _without_ends(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The middle of a strip, of which a resized whole could take any amount of memory."""
+    height, width = image.shape[:2]
+    most = _MOST_ASPECT * min(height, width)
+    top, left = max(height - most, 0) // 2, max(width - most, 0) // 2
+    return image[top : top + min(height, most), left : left + min(width, most)]
 
 
 def extract(

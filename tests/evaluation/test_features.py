@@ -184,3 +184,13 @@ def test_the_picture_has_three_rows() -> None:
     picture = feature_picture(tiny.backbone(), pixels, PREPARATION, cell=20)
     assert picture.shape == (3 * 24, 4 * 24, 3)
     assert picture.dtype == np.uint8
+
+
+@pytest.mark.parametrize("shape", [(2, 200_000), (200_000, 2)])
+def test_of_a_strip_the_middle_is_taken(shape: tuple[int, int]) -> None:
+    """However long it is: as a whole it would be resized to 76 GB."""
+    image = np.zeros((*shape, 3), np.uint8)
+    middle = tuple(slice(max(side // 2 - 20, 0), side // 2 + 20) for side in shape)
+    image[middle] = 255
+    preparation = Preparation(size=224, crop_fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    assert preparation.pixels(image).float().mean() > 254
