@@ -30,6 +30,7 @@ Admits = Callable[[int, int], bool]
 _ORIENTATION_TAG = 0x0112
 _OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _JPEG = b"\xff\xd8\xff"
+_POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 _WHITE = (255, 255, 255)
 
 
@@ -76,6 +77,8 @@ def decode(data: bytes, *, min_size: int = 1, admits: Admits | None = None) -> U
     """
     if not data:
         raise BrokenImage("empty file")
+    if data.startswith(_POSTSCRIPT):
+        raise BrokenImage("PostScript, a program, which is not run")
     if data.startswith(_JPEG) and (pixels := _plain_jpeg(data, min_size, admits)) is not None:
         return pixels
     # Pillow's plugins raise nearly every type of error on damaged files, and warn about harmless faults.

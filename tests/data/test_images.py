@@ -173,6 +173,12 @@ def test_broken_files(data: bytes, reason: str) -> None:
     assert "BytesIO" not in caught.value.reason
 
 
+def test_postscript_is_not_run() -> None:
+    """Pillow would start Ghostscript with whatever the file says."""
+    with pytest.raises(BrokenImage, match="PostScript"):
+        decode(_encoded(Image.fromarray(_picture()), "EPS"))
+
+
 def test_damaged_files_break_in_no_other_way() -> None:
     rng = np.random.default_rng(1)
     for file_format in ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "TGA", "JPEG2000", "PPM", "ICO", "DDS"):
