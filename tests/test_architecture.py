@@ -22,12 +22,19 @@ ALLOWED = {
     "inspection": {"inspection", "data"},
     "weights": {"weights", "models", "training.manifest"},
     "classifiers": {"classifiers", "models", "weights", "evaluation.features"},
+    "embedding": {"embedding", "evaluation", "data", "distributed", "models"},
+    "visualizing": {"visualizing", "evaluation", "data", "models", "reporting.page", "reporting.elements"},
     "losses": {"losses", "distributed.collectives"},
     "methods": {"methods", "models", "losses", "data.batch"},
     "evaluation": {"evaluation", "models", "data", "distributed"},
     "training": {"training", "methods", "optim", "data", "distributed"},
 }
-"""What the files of each package may import of ours, besides the error class."""
+"""What the files of each package may import of ours, besides the error class and what asks for extras."""
+
+COMMANDS = (
+    *("train", "evaluate", "card", "prepare", "inspect"),
+    *("embed", "visualize"),
+)
 
 
 def modules() -> list[Path]:
@@ -53,7 +60,7 @@ def ours(path: Path) -> set[str]:
 def test_packages_import_only_what_the_map_allows(package: str) -> None:
     for path in (PACKAGE / package).rglob("*.py"):
         for name in ours(path):
-            allowed = any(f"{name}.".startswith(f"{prefix}.") for prefix in {"errors", *ALLOWED[package]})
+            allowed = any(f"{name}.".startswith(f"{prefix}.") for prefix in {"errors", "extras", *ALLOWED[package]})
             assert allowed, f"{path.relative_to(PACKAGE)} imports {name}"
 
 
@@ -63,7 +70,8 @@ def test_only_commands_use_hydra() -> None:
         for path in modules()
         if any(name.split(".")[0] in ("hydra", "omegaconf") for name in imports(path))
     }
-    assert users <= {"commands", "train.py", "prepare.py", "inspect.py", "evaluate.py", "card.py"}
+    entries = {f"{command}.py" for command in COMMANDS}
+    assert users <= {"commands", *entries}
 
 
 def test_every_package_is_in_the_map() -> None:
@@ -86,7 +94,7 @@ def test_the_package_itself_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "card", "prepare", "inspect"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_imports_nothing_heavy(command: str) -> None:
     heavy = "[m for m in ('torch', 'hydra') if m in sys.modules]"
     code = f"import sys, dinotrain.{command} as c; c.main(['--help']); print({heavy})"

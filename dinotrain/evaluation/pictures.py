@@ -17,15 +17,25 @@ from dinotrain.models.vit import VisionTransformer
 
 def pca_colors(patches: Float[Tensor, "B N D"]) -> Float[Tensor, "B N 3"]:
     """The first three principal components of all patch tokens together, each stretched to [0, 1]."""
-    # An SVD raises on NaN; features that overflowed in fp16 must not end a run for a picture.
-    flat = patches.float().flatten(0, 1).nan_to_num(0.0, 0.0, 0.0)
-    flat = flat - flat.mean(dim=0)
-    _, _, directions = torch.linalg.svd(flat, full_matrices=False)
-    # An SVD leaves the signs open; fixed, the colours of one run stay comparable.
-    directions = directions[:3] * directions[:3].sum(dim=1, keepdim=True).sign()
-    projected = flat @ directions.T
+    return component_colors(patches.flatten(0, 1)).view(*patches.shape[:2], 3)
+
+
+def component_colors(tokens: Float[Tensor, "T D"]) -> Float[Tensor, "T 3"]:
+    """The same of tokens in one row, of images of any shapes."""
+    projected = components(tokens, 3)
     low, high = (torch.quantile(projected, q, dim=0) for q in (0.02, 0.98))
-    return ((projected - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).view(*patches.shape[:2], 3)
+    return ((projected - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+
+
+def components(tokens: Float[Tensor, "T D"], count: int) -> Float[Tensor, "T count"]:
+    """The first principal components of tokens, the largest first."""
+    # A decomposition raises on NaN; features that overflowed in fp16 must not end a run for a picture.
+    flat = tokens.double().nan_to_num(0.0, 0.0, 0.0)
+    flat = flat - flat.mean(dim=0)
+    directions = torch.linalg.eigh(flat.T @ flat)[1].T.flip(0)[:count]
+    # The signs are open; fixed, the colours of one run stay comparable.
+    directions = directions * directions.sum(dim=1, keepdim=True).sign()
+    return (flat @ directions.T).float()
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Features of many images in one file: extracted piece by piece, joined, searched."""

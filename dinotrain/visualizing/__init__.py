@@ -1,0 +1,1 @@
+"""What a backbone sees in images: pictures, and a page to ask it."""
