@@ -22,6 +22,7 @@ ALLOWED = {
     "inspection": {"inspection", "data"},
     "weights": {"weights", "models", "training.manifest"},
     "classifiers": {"classifiers", "models", "weights", "evaluation.features"},
+    "exporting": {"exporting", "weights", "models", "classifiers", "evaluation.features"},
     "embedding": {"embedding", "evaluation", "data", "distributed", "models"},
     "visualizing": {"visualizing", "evaluation", "data", "models", "reporting.page", "reporting.elements"},
     "losses": {"losses", "distributed.collectives"},
@@ -33,7 +34,7 @@ ALLOWED = {
 
 COMMANDS = (
     *("train", "evaluate", "card", "prepare", "inspect"),
-    *("embed", "visualize"),
+    *("export", "embed", "visualize"),
 )
 
 
