@@ -25,6 +25,10 @@ ALLOWED = {
     "exporting": {"exporting", "weights", "models", "classifiers", "evaluation.features"},
     "embedding": {"embedding", "evaluation", "data", "distributed", "models"},
     "visualizing": {"visualizing", "evaluation", "data", "models", "reporting.page", "reporting.elements"},
+    "finetuning": {
+        *("finetuning", "classifiers", "training", "optim", "data", "distributed", "models", "evaluation", "weights"),
+        "methods.outcome",
+    },
     "losses": {"losses", "distributed.collectives"},
     "methods": {"methods", "models", "losses", "data.batch"},
     "evaluation": {"evaluation", "models", "data", "distributed"},
@@ -34,7 +38,7 @@ ALLOWED = {
 
 COMMANDS = (
     *("train", "evaluate", "card", "prepare", "inspect"),
-    *("export", "embed", "visualize"),
+    *("export", "embed", "visualize", "finetune"),
 )
 
 
