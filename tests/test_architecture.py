@@ -29,6 +29,9 @@ ALLOWED = {
         *("finetuning", "classifiers", "training", "optim", "data", "distributed", "models", "evaluation", "weights"),
         "methods.outcome",
     },
+    "intake": {"intake", "data"},
+    "predicting": {"predicting", "classifiers", "intake", "data", "evaluation"},
+    "serving": {"serving", "predicting", "intake", "classifiers", "evaluation", "models", "data.arguments"},
     "losses": {"losses", "distributed.collectives"},
     "methods": {"methods", "models", "losses", "data.batch"},
     "evaluation": {"evaluation", "models", "data", "distributed"},
@@ -38,7 +41,7 @@ ALLOWED = {
 
 COMMANDS = (
     *("train", "evaluate", "card", "prepare", "inspect"),
-    *("export", "embed", "visualize", "finetune"),
+    *("export", "embed", "visualize", "finetune", "predict", "serve"),
 )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from real_runs import DISTILLED, FEATURES, TEACHER, command_of, losses, results, run, run_command
 
 from dinotrain.models.attention import available_backends, select_attention
@@ -104,6 +107,34 @@ def test_dense_heads_learn_on_a_gpu(tmp_path: Path) -> None:
     tasks = results(tmp_path / "out")["tasks"]
     assert tasks["segmentation"]["numbers"]["miou"] > 0
     assert 0 < tasks["depth"]["numbers"]["rmse"] < 10
+
+
+def test_classifiers_and_features_on_a_gpu_are_those_of_a_cpu(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    for name, device, head in (("linear", "cuda", "linear4"), ("full", "cuda", "full")):
+        words = (f"weights={tmp_path / 'run'}", "data=embedded", "data.source.length=200", f"head={head}", "steps=10")
+        run_tool(tmp_path, "finetune", *words, f"device={device}", f"output_dir={tmp_path / name}")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(5):
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (60, 50, 3), np.uint8)).save(
+            pictures / f"{number}.png"
+        )
+    found = {}
+    for device in ("cuda", "cpu"):
+        words = (f"model={tmp_path / 'full'}", str(pictures), "form=probs", "format=jsonl", f"device={device}")
+        lines = run_tool(tmp_path, "predict", *words).splitlines()
+        out = tmp_path / f"{device}.npy"
+        words = (f"weights={tmp_path / 'linear'}", f"images={pictures}", f"out={out}", f"device={device}")
+        run_tool(tmp_path, "embed", *words)
+        found[device] = [json.loads(line)["probs"] for line in lines], np.load(out)
+    np.testing.assert_allclose(found["cuda"][0], found["cpu"][0], atol=0.02)
+    np.testing.assert_allclose(found["cuda"][1], found["cpu"][1], atol=0.05)
+
+
+def run_tool(folder: Path, command: str, *words: str) -> str:
+    done = run_command([sys.executable, "-m", f"dinotrain.{command}", *words], folder)
+    return done.stdout
 
 
 def run_evaluation(folder: Path, *words: str) -> None:

@@ -1,0 +1,1 @@
+"""Images from strangers: decoded within limits, from bytes, base64 or URLs."""

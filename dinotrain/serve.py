@@ -1,0 +1,56 @@
+"""Answer over HTTP what a model says of images.
+
+python -m dinotrain.serve model=PATH [key=value ...]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from dinotrain.commands.ending import Attempt
+from dinotrain.commands.notices import plain_warnings
+from dinotrain.errors import Status
+
+HELP = """\
+usage: python -m dinotrain.serve model=PATH [key=value ...]
+
+Serves a classifier (a run of dinotrain.finetune, or its classifier.safetensors), or the backbone of any weights:
+  POST /score     {"input_data": ["<base64>", ...], "params": {"form": "probs|ranked", "top": 5}}
+  POST /embed     {"input_data": ["<base64>", ...], "params": {"parts": ["cls", "patch_mean"]}}
+  POST /pictures  {"input_data": ["<base64>"]}: patch tokens as colours, attention maps
+  GET  /          a page to drop an image on; /docs, /openapi.json, /health, /metrics
+Ends at Ctrl-C or SIGTERM once the requests that have begun are answered. It knows neither passwords nor TLS: beyond
+this machine, put it behind a server that does.
+
+most used keys:
+  host=0.0.0.0 port=8000    where it listens; default: 127.0.0.1, this machine alone; port=0 for any
+  max_batch=32 max_wait_ms=5
+  urls.allow=true           read images of http(s) URLs, too; never of private or loopback addresses
+  size=N crop_fraction=X    of a backbone's input, as for dinotrain.evaluate
+  device=cpu precision=bf16
+  limits.images=64 limits.queue=256 image_limits.max_mb=20 image_limits.max_megapixels=50
+
+options:
+  --config    print the whole configuration, with what was typed, and end
+  --help      this text"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status, see `dinotrain.errors.Status`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP)
+        return Status.DONE if words else Status.USAGE
+    with plain_warnings():
+        return Attempt(interrupted="stopped").carry_out(lambda: _run(words))
+
+
+def _run(words: Sequence[str]) -> Status:
+    from dinotrain.commands.serving import serve
+
+    return serve(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
