@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dinotrain.commands.embedding_options import EmbeddingRequest
-from dinotrain.commands.evaluation import identity_of, weights_of
+from dinotrain.commands.evaluation import identity_of
 from dinotrain.commands.evaluation_input import input_of
 from dinotrain.commands.evaluation_place import data_name
 from dinotrain.commands.frozen import frozen_backbone
@@ -76,9 +76,9 @@ def job_of(config: DictConfig, request: EmbeddingRequest, place: Place) -> Job:
     source = build_source(config)
     if not len(source):
         raise UserError("images: there are none; expected at least one")
-    weights = weights_of(request.evaluation)
+    weights = request.read_weights()
     architecture = weights.architecture
-    size, crop_fraction = input_of(request.evaluation, weights)
+    size, crop_fraction = input_of(request, weights)
     deepest = max(request.layers)
     if deepest > architecture.depth:
         raise UserError(f"layers: got {deepest}, expected at most {architecture.depth}, as many as there are blocks")

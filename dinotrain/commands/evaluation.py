@@ -34,7 +34,6 @@ from dinotrain.evaluation.setting import Setting
 from dinotrain.evaluation.store import FeatureStore
 from dinotrain.reporting.environment import usable_cores
 from dinotrain.training.interrupt import Interrupt
-from dinotrain.weights.read import read_weights
 from dinotrain.weights.weights import Weights
 
 LONGEST_MINUTES = 60.0
@@ -176,7 +175,7 @@ def evaluate(overrides: Sequence[str], attempt: Attempt, interrupt: Interrupt | 
         UserError: with one line, for what the user can put right.
     """
     evaluation = Evaluation(overrides)
-    weights = weights_of(evaluation.request)
+    weights = evaluation.request.read_weights()
     identity = identity_of(weights)
     device = evaluation.device()
     attempt.run_dir = evaluation.folder(weights, identity)
@@ -211,18 +210,6 @@ def request_of(config: DictConfig) -> EvaluationRequest:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return EvaluationRequest(**{str(key): value for key, value in plain.items() if key not in GROUPS})
-
-
-def weights_of(request: EvaluationRequest) -> Weights:
-    """The backbone that was asked for.
-
-    Raises:
-        UserError: if it can't be read.
-    """
-    try:
-        return read_weights(request.weights, part=request.part, num_heads=request.num_heads).without_heads()
-    except UserError as error:
-        raise UserError(f"weights: {error}") from error
 
 
 def identity_of(weights: Weights) -> str:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from dinotrain.cluster.options import LocalOptions, SlurmOptions
 from dinotrain.commands.build import build
 from dinotrain.commands.config import compose_config
-from dinotrain.commands.evaluation import Evaluation, identity_of, weights_of
+from dinotrain.commands.evaluation import Evaluation, identity_of
 from dinotrain.commands.evaluation_place import FOLDER
 from dinotrain.commands.request import Requested
 from dinotrain.commands.watching import read_words
@@ -55,7 +55,7 @@ def cluster_options(words: Sequence[str]) -> SlurmOptions | LocalOptions:
 
 def _evaluated(words: Sequence[str]) -> Path:
     evaluation = Evaluation(words)
-    weights = weights_of(evaluation.request)
+    weights = evaluation.request.read_weights()
     return evaluation.folder(weights, identity_of(weights))
 
 

@@ -19,10 +19,9 @@ from dinotrain.commands.export_words import introduce, show
 from dinotrain.errors import Status, UserError
 from dinotrain.exporting.formats import FORMATS, Format
 from dinotrain.exporting.library import library
-from dinotrain.exporting.subject import DTYPES, Subject, classifier_at
-from dinotrain.weights.classifier_file import ClassifierWeights
-from dinotrain.weights.read import read_weights
-from dinotrain.weights.weights import IMAGENET, Weights
+from dinotrain.exporting.subject import DTYPES, Subject
+from dinotrain.weights.classifier_file import ClassifierWeights, classifier_at
+from dinotrain.weights.weights import IMAGENET
 
 FILES = {".pt", ".bin", *(format.suffix for format in FORMATS.values() if format.suffix)}
 """Suffixes by which the name of a file is told from that of a folder."""
@@ -61,22 +60,18 @@ def subject_of(request: ExportRequest) -> Subject:
     """
     try:
         classifier = classifier_at(request.weights) if request.part is None else None
-        weights = (
-            read_weights(request.weights, part=request.part, num_heads=request.num_heads).without_heads()
-            if classifier is None
-            else classifier.backbone
-        )
     except UserError as error:
         raise UserError(f"weights: {error}") from error
-    subject = _backbone(request, weights) if classifier is None else _classifier(request, classifier)
+    subject = _backbone(request) if classifier is None else _classifier(request, classifier)
     subject = subject if request.head else subject.without_head()
     if request.image_size is not None:
         subject = subject.for_images_of(request.image_size)
     return subject if request.dtype is None else subject.in_dtype(DTYPES[request.dtype])
 
 
-def _backbone(request: ExportRequest, weights: Weights) -> Subject:
-    size, crop_fraction = input_of(request.evaluation, weights)
+def _backbone(request: ExportRequest) -> Subject:
+    weights = request.read_weights()
+    size, crop_fraction = input_of(request, weights)
     known = weights.normalization or IMAGENET
     if request.mean is not None or request.std is not None:
         weights = replace(weights, normalization=(tuple(request.mean or known[0]), tuple(request.std or known[1])))

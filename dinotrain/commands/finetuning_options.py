@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from dinotrain.commands.evaluation_options import EvaluationRequest
+from dinotrain.commands.backbone_request import BackboneRequest
 from dinotrain.data import arguments
 from dinotrain.errors import UserError
 from dinotrain.finetuning.recipe import KINDS, LAYER_DECAY, Head, Kind, default_lr, default_steps, optimization
@@ -23,21 +23,17 @@ CHOICES = {
     "head": tuple(KINDS),
     "labels": ("auto", "single", "multi"),
     "balance": ("none", "loss", "sampling"),
-    "part": (None, "teacher", "ema", "student"),
-    "device": ("auto", "cpu", "cuda"),
-    "precision": ("auto", "fp16", "bf16", "fp32"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneRequest:
+class FinetuneRequest(BackboneRequest):
     """What is trained on what, and how; `configs/finetune.yaml` says what each key is for.
 
     Raises:
         UserError: with the key, what was got, and what is expected.
     """
 
-    weights: str
     head: Head = "linear"
     labels: str = "auto"
     validation_root: str | None = None
@@ -56,12 +52,6 @@ class FinetuneRequest:
     crop_scale: Sequence[float] = (0.6, 1.0)
     flip: float = 0.5
     color: float = 0.0
-    size: int | None = None
-    crop_fraction: float | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    part: str | None = None
-    num_heads: int | None = None
     seed: int = 0
     evaluate_every: int | None = None
     patience: int | None = 5
@@ -75,10 +65,12 @@ class FinetuneRequest:
     output_dir: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_computing()
         for key, known in CHOICES.items():
-            if getattr(self, key) not in known:
-                words = ", ".join("null" if value is None else value for value in known)
-                raise UserError(f"{key}: got {getattr(self, key)!r}, expected one of {words}")
+            self._one_of(key, known)
+        self._text("validation_root", optional=True)
+        self._check_place()
         try:
             self._check_numbers()
         except ValueError as error:
@@ -90,13 +82,12 @@ class FinetuneRequest:
                         f"{key}: got {getattr(self, key)}, but head={self.head} does not train the backbone; expected "
                         "head=full, or null"
                     )
-        # Refuses what an evaluation refuses, in the same words.
-        self.input_request(None, None)
 
     def _check_numbers(self) -> None:
         for key, least in (("batch", 1), ("checkpoint_every", 1), ("log_every", 1)):
             arguments.whole(key, getattr(self, key), least)
-        for key in ("steps", "micro_batch", "evaluate_every", "patience", "max_validation"):
+        arguments.whole("seed", self.seed, 0)
+        for key in ("steps", "micro_batch", "evaluate_every", "patience", "max_train", "max_validation"):
             if getattr(self, key) is not None:
                 arguments.whole(key, getattr(self, key), 1)
         for key in ("warmup", "weight_decay", "color"):
@@ -116,27 +107,6 @@ class FinetuneRequest:
     def kind(self) -> Kind:
         """What the head is on, and whether all is trained."""
         return KINDS[self.head]
-
-    def input_request(self, size: int | None, crop_fraction: float | None) -> EvaluationRequest:
-        """What an evaluation would be asked, for the questions that both ask; the weights' own input as given."""
-        return EvaluationRequest(
-            task="linear",
-            weights=self.weights,
-            part=self.part,
-            num_heads=self.num_heads,
-            mean=self.mean,
-            std=self.std,
-            validation_root=self.validation_root,
-            max_train=self.max_train,
-            size=self.size or size,
-            crop_fraction=self.crop_fraction or crop_fraction,
-            seed=self.seed,
-            threads=self.threads,
-            device=self.device,
-            precision=self.precision,
-            name=self.name,
-            output_dir=self.output_dir,
-        )
 
     def recipe(self, images: int, channels: int) -> OptimizationRecipe:
         """The optimisation, with what was left open filled in.

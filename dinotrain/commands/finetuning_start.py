@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from dinotrain.commands.evaluation_input import Input, input_of
+from dinotrain.commands.evaluation_input import input_of
 from dinotrain.commands.finetuning_images import LabelledImages
 from dinotrain.commands.finetuning_options import FinetuneRequest
 from dinotrain.errors import UserError
-from dinotrain.weights.classifier_file import (
-    CLASSIFIER,
-    ClassifierDescription,
-    ClassifierWeights,
-    is_classifier,
-    read_classifier,
-)
-from dinotrain.weights.files import read_file
-from dinotrain.weights.read import read_weights
+from dinotrain.weights.classifier_file import ClassifierDescription, ClassifierWeights, classifier_at
 from dinotrain.weights.weights import IMAGENET, Weights
 
 
@@ -45,10 +36,10 @@ def read_start(request: FinetuneRequest, images: LabelledImages) -> Start:
         UserError: if they can't be read, or see other images than RGB.
     """
     try:
-        weights = read_weights(request.weights, part=request.part, num_heads=request.num_heads).without_heads()
-        classifier = _classifier(request.weights)
+        classifier = classifier_at(request.weights)
     except UserError as error:
         raise UserError(f"weights: {error}") from error
+    weights = request.read_weights()
     architecture = weights.architecture
     if architecture.channels != 3:
         raise UserError(f"weights: {weights.path} sees {architecture.channels} channels; expected 3, for RGB images")
@@ -56,7 +47,7 @@ def read_start(request: FinetuneRequest, images: LabelledImages) -> Start:
     notes = [*weights.notes]
     if blocks < request.kind.blocks:
         notes.append(f"the network has {architecture.depth} blocks, so {blocks} stand for {request.kind.blocks}")
-    size = _input(request, weights, classifier)
+    size = input_of(request, weights)
     mean, std = weights.normalization or IMAGENET
     try:
         description = ClassifierDescription(
@@ -72,22 +63,6 @@ def read_start(request: FinetuneRequest, images: LabelledImages) -> Start:
         raise UserError(f"data: {error}") from error
     head, words = _head(classifier, description)
     return Start(weights, weights.digest(), head, description, (*notes, *words))
-
-
-def _classifier(path: str) -> ClassifierWeights | None:
-    place = Path(path).expanduser()
-    file = place / CLASSIFIER if place.is_dir() else place
-    if file.suffix != ".safetensors" or not file.exists() or not is_classifier(read_file(file)):
-        return None
-    return read_classifier(path)
-
-
-def _input(request: FinetuneRequest, weights: Weights, classifier: ClassifierWeights | None) -> Input:
-    """As typed; else as the classifier takes it; else as an evaluation would show it."""
-    if classifier is None:
-        return input_of(request.input_request(None, None), weights)
-    own = classifier.description
-    return input_of(request.input_request(own.size, own.crop_fraction), weights)
 
 
 def _head(

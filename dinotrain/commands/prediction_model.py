@@ -11,7 +11,7 @@ from dinotrain.commands.pretrain import choose_device
 from dinotrain.distributed.parallelize import DTYPES
 from dinotrain.errors import UserError
 from dinotrain.predicting.model import Model
-from dinotrain.weights.classifier_file import read_classifier
+from dinotrain.weights.classifier_file import ClassifierWeights, read_classifier
 
 
 def classifier_model(path: str, *, device: str, precision: str) -> Model:
@@ -23,15 +23,19 @@ def classifier_model(path: str, *, device: str, precision: str) -> Model:
     Raises:
         UserError: if it can't be read, or there is no such device.
     """
-    chosen = torch.device(choose_device(device, key="device"))
     try:
-        weights = read_classifier(path)
-        channels = weights.backbone.architecture.channels
-        if channels != 3:
-            raise UserError(f"{path}: it sees {channels} channels; expected 3, for RGB images")
-        classifier = Classifier.of_weights(weights, chosen)
+        return model_of(read_classifier(path), path, device=device, precision=precision)
     except UserError as error:
         raise UserError(f"model: {error}") from error
+
+
+def model_of(weights: ClassifierWeights, path: str, *, device: str, precision: str) -> Model:
+    """The same, once its file is read."""
+    chosen = torch.device(choose_device(device, key="device"))
+    channels = weights.backbone.architecture.channels
+    if channels != 3:
+        raise UserError(f"{path}: it sees {channels} channels; expected 3, for RGB images")
+    classifier = Classifier.of_weights(weights, chosen)
     return Model.of_classifier(classifier, name=name_of(path), dtype=dtype_of(precision, chosen))
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from dinotrain.commands.backbone_request import BackboneRequest
 from dinotrain.commands.build import build
 from dinotrain.commands.config import compose_config, without_secrets
-from dinotrain.commands.evaluation import weights_of
 from dinotrain.commands.evaluation_input import input_of
-from dinotrain.commands.evaluation_options import EvaluationRequest
 from dinotrain.commands.frozen import frozen_backbone
 from dinotrain.commands.prediction import options_of
-from dinotrain.commands.prediction_model import classifier_model, name_of
+from dinotrain.commands.prediction_model import model_of, name_of
 from dinotrain.commands.prediction_words import split_words
 from dinotrain.commands.pretrain import choose_device
 from dinotrain.commands.serving_options import ServingOptions
@@ -27,8 +24,7 @@ from dinotrain.extras import require
 from dinotrain.intake.entry import Intake
 from dinotrain.predicting.model import Model
 from dinotrain.reporting.environment import usable_cores
-from dinotrain.weights.classifier_file import CLASSIFIER, is_classifier
-from dinotrain.weights.files import read_file
+from dinotrain.weights.classifier_file import ClassifierWeights, classifier_at
 
 EXAMPLE = "a classifier or any weights, e.g. model=runs/flowers"
 GROUPS = ("model", "limits", "image_limits", "urls")
@@ -88,45 +84,40 @@ def _run(model: Model, options: ServingOptions, limits: object, intake: Intake, 
 
 def _model(config: DictConfig, options: ServingOptions) -> Model:
     path = str(config.model.path)
-    if _holds_classifier(path):
-        for key in ("size", "crop_fraction"):
-            if getattr(options, key) is not None:
-                raise UserError(f"{key}: got {getattr(options, key)}, expected none: a classifier has its own")
-        return classifier_model(path, device=options.device, precision=options.precision)
-    return _backbone_model(config, options)
-
-
-def _holds_classifier(path: str) -> bool:
-    place = Path(os.path.expanduser(path))
-    place = place / CLASSIFIER if place.is_dir() else place
-    if place.suffix != ".safetensors" or not place.is_file():
-        return False
     try:
-        return is_classifier(read_file(place))
+        classifier = classifier_at(path)
+        if classifier is not None:
+            return _classifier_model(classifier, path, options)
+        return _backbone_model(config, options)
     except UserError as error:
-        raise UserError(f"model: {path}: {error}") from error
+        # The backbone's own key is `weights`; a file that is refused is named without any.
+        line = str(error).removeprefix("weights: ")
+        raise UserError(f"model: {line}" if line.startswith(path) else line) from error
+
+
+def _classifier_model(classifier: ClassifierWeights, path: str, options: ServingOptions) -> Model:
+    for key in ("size", "crop_fraction"):
+        if getattr(options, key) is not None:
+            raise UserError(f"{key}: got {getattr(options, key)}, expected none: a classifier has its own")
+    return model_of(classifier, path, device=options.device, precision=options.precision)
 
 
 def _backbone_model(config: DictConfig, options: ServingOptions) -> Model:
     about = config.model
-    request = EvaluationRequest(
-        task="knn",
+    request = BackboneRequest(
         weights=about.path,
         part=about.part,
         num_heads=about.num_heads,
         size=options.size,
         crop_fraction=options.crop_fraction,
     )
-    try:
-        weights = weights_of(request)
-        size, crop_fraction = input_of(request, weights)
-        backbone = frozen_backbone(
-            weights,
-            device=torch.device(choose_device(options.device, key="device")),
-            size=size,
-            crop_fraction=crop_fraction,
-            precision=options.precision,
-        )
-    except UserError as error:
-        raise UserError(str(error).replace("weights: ", "model: ", 1)) from error
+    weights = request.read_weights()
+    size, crop_fraction = input_of(request, weights)
+    backbone = frozen_backbone(
+        weights,
+        device=torch.device(choose_device(options.device, key="device")),
+        size=size,
+        crop_fraction=crop_fraction,
+        precision=options.precision,
+    )
     return Model(name=name_of(about.path), backbone=backbone)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dinotrain.commands.config import compose_config
-from dinotrain.commands.evaluation import identity_of, weights_of
+from dinotrain.commands.evaluation import identity_of
 from dinotrain.commands.evaluation_input import input_of
 from dinotrain.commands.frozen import frozen_backbone
 from dinotrain.commands.pretrain import choose_device
@@ -52,9 +52,9 @@ def visualize(overrides: Sequence[str], images: Sequence[str]) -> Status:
     config = compose_config("visualize", overrides)
     request = request_of(config)
     folder = _folder(request.folder)
-    weights = weights_of(request.evaluation)
+    weights = request.read_weights()
     device = torch.device(choose_device(request.device, key="device"))
-    size, crop_fraction = input_of(request.evaluation, weights)
+    size, crop_fraction = input_of(request, weights)
     pictures, count = pictures_of(config, images, request.limit)
     backbone = frozen_backbone(
         weights,

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from dinotrain.errors import UserError
 from dinotrain.exporting.hub_networks import HubBackbone, HubClassifier
-from dinotrain.exporting.subject import Outputs, Subject, classifier_at, head_of
+from dinotrain.exporting.subject import Outputs, Subject, head_of
 from dinotrain.models.init import initialize
 from dinotrain.models.position import Resize
 from dinotrain.weights.architecture import Architecture, guessed_heads
+from dinotrain.weights.classifier_file import classifier_at
 from dinotrain.weights.files import read_file
 from dinotrain.weights.fit import load_into
 from dinotrain.weights.official import to_official

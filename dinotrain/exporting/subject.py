@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,7 @@ from dinotrain.errors import UserError
 from dinotrain.models.position import positions_for
 from dinotrain.models.vit import VisionTransformer
 from dinotrain.weights.architecture import Architecture
-from dinotrain.weights.classifier_file import CLASSIFIER, ClassifierWeights, is_classifier, read_classifier
-from dinotrain.weights.files import read_file
+from dinotrain.weights.classifier_file import ClassifierWeights
 from dinotrain.weights.fit import POSITIONS, load_into
 from dinotrain.weights.weights import IMAGENET, Normalization, Weights
 
@@ -173,21 +171,6 @@ def _cast(value: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     if not torch.isfinite(found).all():
         raise UserError(f"dtype: {name} holds numbers too large for {dtype}; expected bf16 or fp32")
     return found
-
-
-def classifier_at(path: str) -> ClassifierWeights | None:
-    """The classifier that a path leads to; None if it leads elsewhere, which `read_weights` then reads or refuses.
-
-    Raises:
-        UserError: if there is one, but damaged.
-    """
-    try:
-        place = Path(path).expanduser()
-        place = place / CLASSIFIER if place.is_dir() else place
-        found = place.is_file() and is_classifier(read_file(place))
-    except (RuntimeError, UserError):
-        return None
-    return read_classifier(path) if found else None
 
 
 def network_of(weights: Weights) -> VisionTransformer:

@@ -135,6 +135,21 @@ def read_classifier(path: str) -> ClassifierWeights:
         raise UserError(f"{path}: {error}") from error
 
 
+def classifier_at(path: str) -> ClassifierWeights | None:
+    """The classifier that a path leads to; None if it leads elsewhere, which `read_weights` then reads or refuses.
+
+    Raises:
+        UserError: if there is one, but damaged.
+    """
+    try:
+        place = Path(path).expanduser()
+        place = place / CLASSIFIER if place.is_dir() else place
+        found = place.is_file() and is_classifier(read_file(place))
+    except (RuntimeError, UserError):
+        return None
+    return read_classifier(path) if found else None
+
+
 def classifier_of(path: Path, stored: Stored) -> ClassifierWeights:
     """The classifier in a file that was read.
 
@@ -157,6 +172,7 @@ def classifier_of(path: Path, stored: Stored) -> ClassifierWeights:
         architecture=architecture,
         backbone={name.removeprefix(BACKBONE): value for name, value in tensors.items()},
         normalization=(description.mean, description.std),
+        input=(description.size, description.crop_fraction),
     )
     return ClassifierWeights(backbone=backbone, weight=weight, bias=bias, description=description)
 

@@ -137,6 +137,8 @@ def _config(folder: Path) -> dict[str, Any]:
         config = yaml.safe_load((folder / "config.yaml").read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"config.yaml can't be read ({str(error).splitlines()[0]})") from error
+    if isinstance(config, dict) and "head" in config:
+        raise UserError("a run of finetune that has not ended; the same command goes on, and leaves a classifier")
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise UserError("config.yaml says nothing of the model")
     return config

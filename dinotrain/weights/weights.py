@@ -34,6 +34,7 @@ class Weights:
         backbone: tensors by the names of `VisionTransformer`, as stored, on the CPU; some are read when asked for.
         heads: tensors by the names of `Head`, under "dino_head" and "ibot_head".
         normalization: of the images the backbone was trained on, where the source says.
+        input: size in px and crop fraction of the images it is meant for, where the source says.
         notes: what whoever reads them should know.
     """
 
@@ -43,6 +44,7 @@ class Weights:
     backbone: Mapping[str, Tensor]
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     normalization: Normalization | None = None
+    input: tuple[int, float] | None = None
     notes: tuple[str, ...] = ()
 
     def without_heads(self) -> Weights:

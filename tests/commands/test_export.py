@@ -165,7 +165,7 @@ def test_a_library_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pyte
         (("format=hub", "chunks=9"), "error: chunks: got 9, expected 0 to 2"),
         (("format=hub", "chunks=-1"), "error: chunks: got -1, expected a whole number, at least 0"),
         (("opset=20",), "error: opset: got 20, but it is for format=onnx alone"),
-        (("format=hub", "dtype=int8"), "error: dtype: got 'int8', expected one of fp32, fp16, bf16, or null"),
+        (("format=hub", "dtype=int8"), "error: dtype: got 'int8', expected one of fp32, fp16, bf16, null"),
         (("image_size=30",), "error: image_size: 30 px is not a multiple of the patches of 7 px; 28 is"),
         (("size=30",), "error: size: 30 px is not a multiple"),
         (("tolerance=0",), "error: tolerance: got 0, expected a number above 0, or null"),

@@ -250,7 +250,7 @@ def test_images_of_the_group_data(weights: Path, tmp_path: Path) -> None:
     [
         (("limit=0",), "limit: got 0"),
         (("size=18",), "size: 18 px is not a multiple of the patches of 4 px"),
-        (("foreground=maybe",), "foreground: got 'maybe', expected true, false or other"),
+        (("foreground=maybe",), "foreground: got 'maybe', expected one of true, false, other"),
         (("patch=[0]",), "patch: got [0], expected [image, patch]"),
         (("patch=[9,0]",), "patch: got image 9, expected one of 0..0"),
         (("patch=[0,9999]",), "patch: got 9999, but image 0 has"),
