@@ -99,6 +99,10 @@ def test_layers_come_in_the_forms_that_the_released_ones_have(tmp_path: Path) ->
     assert torch.allclose(cls, expected["cls"], atol=1e-5)
     (chosen,) = model.get_intermediate_layers(images, [0], reshape=True)
     assert torch.equal(chosen, first)
+    given = model.get_intermediate_layers(images, [1, 0])
+    assert all(torch.equal(one, other) for one, other in zip(given, model.get_intermediate_layers(images, [0, 1])))
+    with pytest.raises(ValueError, match="n: got"):
+        model.get_intermediate_layers(images, [-1])
     (raw,) = model.get_intermediate_layers(images, norm=False)
     assert torch.allclose(raw, whole["x_prenorm"][:, 5:], atol=1e-5)
 

@@ -41,11 +41,11 @@ class Classifier(nn.Module):
         return Preparation(size=self.description.size, crop_fraction=self.description.crop_fraction, mean=mean, std=std)
 
     def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
-        """What the head takes, F = (blocks + 1) * D, for normalised images."""
+        """What the head takes, F = (blocks + 1) * D, in float32, for normalised images."""
         blocks = self.description.blocks
         # As a whole where that is enough: a sharded network gathers its parts only then.
         tokens = self.backbone([images]) if blocks == 1 else self.backbone.intermediate(images, list(range(-blocks, 0)))
-        return torch.cat([*(each.cls for each in tokens), tokens[-1].patches.mean(dim=1)], dim=1)
+        return torch.cat([*(each.cls.float() for each in tokens), tokens[-1].patches.float().mean(dim=1)], dim=1)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B classes"]:
         """Scores of the classes, before softmax or sigmoid."""

@@ -19,7 +19,7 @@ from dinotrain.data.progress import progress
 from dinotrain.distributed.world import World
 from dinotrain.embedding.collected import Collected
 from dinotrain.embedding.extraction import extract_pieces
-from dinotrain.embedding.parts import Parts, writing
+from dinotrain.embedding.parts import Parts
 from dinotrain.embedding.tokens import token_function
 from dinotrain.errors import Status, UserError
 from dinotrain.evaluation.reading import MOST_THREADS
@@ -47,8 +47,6 @@ def embed(overrides: Sequence[str], attempt: Attempt) -> Status:
     queries = read_queries(request.neighbours)
     job = job_of(config, request, attempt.place)
     main = attempt.place.rank == 0
-    if request.again and main:
-        job.output.remove()
     if not request.again and job.output.is_done(job.about):
         if main:
             print(f"already done: {job.output.path}")
@@ -66,11 +64,10 @@ def _extracted(job: Job, attempt: Attempt) -> bool:
     attempt.run_dir = parts.folder
     with ExitStack() as alone:
         if main:
-            with writing(job.output.path):
-                job.output.path.parent.mkdir(parents=True, exist_ok=True)
-            alone.enter_context(parts.opened(job.about))
+            begin = job.output.remove if job.request.again else lambda: None
+            alone.enter_context(parts.opened(job.about, begin))
             _introduce(job, parts, attempt.place.size)
-        begin = time.monotonic()
+        start = time.monotonic()
         with ExitStack() as stack:
             world = attempt.join(job.about["device"], stack, start_minutes=LONGEST_MINUTES, minutes=LONGEST_MINUTES)
             interrupt = stack.enter_context(Interrupt(at_once="stopped at once; what is done is kept"))
@@ -82,7 +79,7 @@ def _extracted(job: Job, attempt: Attempt) -> bool:
                     print("stopped; what is done is kept, the same command goes on", file=sys.stderr, flush=True)
                 interrupt.agree(world)
                 return False
-        seconds = max(time.monotonic() - begin, 1e-9)
+        seconds = max(time.monotonic() - start, 1e-9)
         # The others are at their end: to join all pieces may take longer than processes wait for each other.
         if main:
             _join(job, parts, images, seconds)

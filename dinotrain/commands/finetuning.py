@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -107,7 +108,7 @@ class Run:
         for what, seen in self.record.items():
             agree({"images": "data.root"}.get(what, what), seen, world)
         # The main process decides: what lies in a shared folder may look different elsewhere.
-        finished, path = world.gather(self._found() if world.main else None)[0]
+        finished, path = self._found_by_main(world)
         if finished:
             if world.main:
                 print(f"already finished: {self.folder}")
@@ -129,6 +130,19 @@ class Run:
             if path is not None:
                 display.message(resume_message(state.step, steps, path, evaluated=False))
         return self._trained(state, subject, records, checkpointer, world, interrupt)
+
+    def _found_by_main(self, world: World) -> tuple[bool, Path | None]:
+        """What the main process finds, which all of them go by; so all of them end if it refuses that."""
+        found: Any = None
+        if world.main:
+            try:
+                found = self._found()
+            except UserError as error:
+                found = error
+        found = world.gather(found)[0]
+        if isinstance(found, UserError):
+            raise found
+        return found
 
     def _found(self) -> tuple[bool, Path | None]:
         return is_finished(self.folder), checkpoint_to_resume(self.folder, self.config, self.record)

@@ -45,6 +45,7 @@ def targets_of(images: LabelledImages) -> Tensor:
 def _order(images: LabelledImages, balance: str) -> Order:
     train = images.train
     if balance == "sampling":
-        return Weighted(image_weights(images.train_labels))
+        labels = images.train_labels
+        return Weighted(image_weights(labels), labels if labels.ndim == 1 else None)
     # A source that is read far away has an order that keeps together what lies together.
     return train.source.order() if len(train) == len(train.source) else Shuffled(len(train))

@@ -156,6 +156,8 @@ def _checked(images: LabelledImages, notes: tuple[str, ...]) -> LabelledImages:
     counts, known = images.counts, _counts(images.validation_labels, len(images.classes))
     if (counts > 0).sum() < (2 if images.labels == "single" else 1):
         raise UserError("data: the training images are all of one class; expected at least two, or a larger max_train")
+    if not known.any():
+        raise UserError("data: no validation image has any of the classes; expected other ones, or more of them")
     few = [
         ("without a training image: it can't be learned", counts == 0),
         ("with a single training image", counts == 1),

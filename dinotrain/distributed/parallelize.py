@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -44,6 +44,7 @@ def parallelize(
     activation_checkpointing: bool = False,
     compile_blocks: bool = False,
     frozen: bool = False,
+    exact: Sequence[str] = (),
 ) -> None:
     """Shard a set of networks (backbone and heads, built on the meta device) in place.
 
@@ -53,14 +54,14 @@ def parallelize(
     Gradients are reduced in fp16 for an fp16 backbone and in fp32 for all else. Networks whose shards are written to
     between two forward passes without a backward pass (a teacher) need `reshard_after_forward`: what stays gathered
     would not see the change. Networks that are never trained are `frozen`: their shards are kept in the precision they
-    are computed in, without fp32 master weights.
+    are computed in, without fp32 master weights. Children named in `exact` are computed in fp32.
     """
     # Tokens are views of one packed tensor; that is safe as long as nobody writes to them.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     if frozen:
         networks.to(DTYPES[precision])
     for name, child in networks.named_children():
-        dtype = DTYPES[precision]
+        dtype = torch.float32 if name in exact else DTYPES[precision]
         reduce = torch.float16 if precision == "fp16" and name == "backbone" else torch.float32
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduce)
         wrap = functools.partial(fully_shard, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)

@@ -161,12 +161,18 @@ class Output:
                 shutil.rmtree(self.parts)
 
     def _extras(self, features: Collected) -> None:
-        listed = self.beside("skipped.txt")
+        listed = self.beside("skipped.txt.new")
         listed.unlink(missing_ok=True)
         log = SkipLog(listed, length=len(features.source), max_fraction=1.0)
         log.add(skipped for _, skipped in features.skipped)
+        if listed.exists():
+            os.replace(listed, self.beside("skipped.txt"))
+        else:
+            self.beside("skipped.txt").unlink(missing_ok=True)
         if self.path.suffix == ".npy":
-            write_names(self.beside("names.csv"), features)
+            names = self.beside("names.csv.new")
+            write_names(names, features)
+            os.replace(names, self.beside("names.csv"))
 
 
 def _decisive(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,24 +45,42 @@ class Parts:
         self.folder, self.plan = folder, plan
 
     @contextmanager
-    def opened(self, about: Mapping[str, Any]) -> Iterator[None]:
+    def opened(self, about: Mapping[str, Any], begin: Callable[[], object] = lambda: None) -> Iterator[None]:
         """Make the folder, or make sure that it is of the same features; for one process at a time.
+
+        Args:
+            begin: called first, once no other process is at it.
 
         Raises:
             UserError: if it is of others, can't be written to, or another process is at it.
         """
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("ab")
+        with self._alone():
+            begin()
+            with writing(self.folder):
+                self.folder.mkdir(exist_ok=True)
+            self._compare(about)
+            yield
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Beside the folder, not in it: who begins anew removes that."""
+        path = self.folder.with_name(f"{self.folder.name}.lock")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.open("ab")
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    raise BlockingIOError  # Its holder was at its end.
             except BlockingIOError:
                 raise UserError(f"out: another process is at work in {self.folder}; wait for it, or end it") from None
             except OSError:
                 pass  # A file system without locks.
-            self._compare(about)
-            yield
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def missing(self) -> list[int]:
         """The pieces that are not there yet."""

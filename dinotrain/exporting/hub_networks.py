@@ -58,12 +58,17 @@ class HubBackbone(VisionTransformer):
 
         Args:
             x: normalised images.
-            n: how many of the last blocks, or their numbers from 0.
+            n: how many of the last blocks, or their numbers from 0, in any order.
             reshape: patches as [B, D, h, w] instead of [B, N, D].
             return_class_token: a pair of patches and CLS token for each.
             norm: through the final norm.
+
+        Raises:
+            ValueError: for blocks that there are not.
         """
-        blocks = list(range(self.depth - n, self.depth)) if isinstance(n, int) else list(n)
+        blocks = list(range(self.depth - n, self.depth)) if isinstance(n, int) else sorted(n)
+        if not blocks or blocks[0] < 0:
+            raise ValueError(f"n: got {n}, expected at most {self.depth}, or numbers in 0..{self.depth - 1}")
         grid = [side // self.patch_size for side in x.shape[-2:]]
         found = self.intermediate(x, blocks, norm=norm)
         patches = [

@@ -21,6 +21,8 @@ from dinotrain.weights.fit import load_into
 from dinotrain.weights.weights import Weights
 
 HEAD_STD = 0.01
+EXACT = ("head",)
+"""In half precision many images would have the same score, and thresholds would be of other numbers than in use."""
 
 
 class HeadAlone(nn.Module):
@@ -54,7 +56,7 @@ def build_classifier(
     width = architecture.embed_dim // architecture.num_heads
     select_attention(classifier.backbone, available_backends(device, DTYPES[precision], width)[-1])
     # Evaluations come between the steps: what stayed gathered after a forward pass would not see the next update.
-    parallelize(classifier, mesh=mesh, precision=precision, reshard_after_forward=True)
+    parallelize(classifier, mesh=mesh, precision=precision, reshard_after_forward=True, exact=EXACT)
     materialize(classifier, device)
     return classifier
 
@@ -84,7 +86,7 @@ def copy_of_head(classifier: Classifier, *, mesh: DeviceMesh, precision: Precisi
     head = classifier.head
     with torch.device("meta"):
         room = nn.ModuleDict({"head": nn.Linear(head.in_features, head.out_features, dtype=torch.float32)})
-    parallelize(room, mesh=mesh, precision=precision, reshard_after_forward=True)
+    parallelize(room, mesh=mesh, precision=precision, reshard_after_forward=True, exact=EXACT)
     materialize(room, device)
     return room
 

@@ -53,12 +53,15 @@ class Weighted:
 
     Args:
         weights: of the images, in any unit.
+        groups: a number for each image; of every group, too, an epoch holds floor or ceil of its share. None for images
+            of equal weight being a group.
     """
 
-    def __init__(self, weights: Float64[np.ndarray, "n"]) -> None:
+    def __init__(self, weights: Float64[np.ndarray, "n"], groups: Int64[np.ndarray, "n"] | None = None) -> None:
         if not len(weights) or not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() <= 0:
             raise ValueError("weights: expected finite numbers, none below 0, not all 0")
-        self._ends = np.cumsum(weights) / weights.sum()
+        self._order = np.argsort(weights if groups is None else groups, kind="stable")
+        self._ends = np.cumsum(weights[self._order]) / weights.sum()
 
     def __call__(self, positions: Int64[np.ndarray, "n"], seed: int) -> Int64[np.ndarray, "n"]:
         places = np.asarray(positions, np.int64)
@@ -68,7 +71,7 @@ class Weighted:
         for epoch in np.unique(epochs).tolist():
             shifts[epochs == epoch] = sample_rng(seed, epoch, _STREAM).random()
         points = (sample_index(places, length, seed) + shifts) / length
-        return np.minimum(np.searchsorted(self._ends, points, side="right"), length - 1)
+        return self._order[np.minimum(np.searchsorted(self._ends, points, side="right"), length - 1)]
 
     def replacements(self, position: int, seed: int) -> Iterator[int]:
         """Images for one that can't be read: those at the same place of later epochs' draws."""

@@ -92,8 +92,10 @@ def test_parts_of_other_features_are_refused(tmp_path: Path) -> None:
         pass
     with parts.opened({"size": 16, "layers": [1]}):
         with pytest.raises(UserError, match="another process is at work"):
-            with parts.opened({"size": 16, "layers": [1]}):
+            with parts.opened({"size": 16, "layers": [1]}, begin=parts.remove):
                 pass
+        assert parts.folder.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["parts"]
     with pytest.raises(UserError, match=r"size: 16 there, 32 here; layers: \[1\] there, \[1, 2\] here.*again=true"):
         with parts.opened({"size": 32, "layers": [1, 2]}):
             pass

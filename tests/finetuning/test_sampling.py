@@ -42,6 +42,15 @@ def test_every_class_is_shown_as_often() -> None:
     assert len(np.unique(rows[labels[rows] == 0])) > 100
 
 
+def test_every_class_has_its_share_of_an_epoch() -> None:
+    """However the images of the classes lie among each other."""
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [500, 400, 97]))
+    order = Weighted(image_weights(labels), labels)
+    for epoch in range(3):
+        rows = order(np.arange(997 * epoch, 997 * (epoch + 1)), seed=1)
+        assert set(np.bincount(labels[rows]).tolist()) <= {332, 333}
+
+
 def test_the_order_is_a_function_of_seed_and_position() -> None:
     order = Weighted(np.linspace(1, 5, 40))
     places = np.arange(100)
