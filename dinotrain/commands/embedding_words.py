@@ -25,7 +25,9 @@ def overrides_of(words: Sequence[str]) -> list[str]:
             queries.append(value if "=" in word else _following(rest))
         elif key == "images":
             roots.append(value)
-        elif word.startswith("-") or "=" not in word:
+        elif word.startswith("-"):
+            raise UserError(f"{word}: no such option; --help lists them")
+        elif "=" not in word:
             raise UserError(f"{word}: expected key=value, as images={word}; --help lists the most used keys")
         else:
             overrides.append(verbatim(word, PATHS))

@@ -12,6 +12,9 @@ from dinotrain.errors import UserError
 from dinotrain.exporting.formats import FORMATS, WriteOptions
 from dinotrain.exporting.subject import DTYPES
 
+FILES = (".onnx", ".pt2", ".pth", ".pt", ".safetensors")
+"""Endings of what other formats write."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest(BackboneRequest):
@@ -41,6 +44,8 @@ class ExportRequest(BackboneRequest):
         for name in self.formats:
             if name not in FORMATS:
                 raise UserError(f"format: got {name!r}; {near(name, FORMATS)}")
+        if self.formats == ["hf"] and self.path.suffix in FILES:
+            raise UserError(f"out: got {self.out}, but format=hf writes a folder; expected one, or another format")
         for key in ("head", "check", "force"):
             self._one_of(key, (True, False))
         self._one_of("dtype", (*DTYPES, None))

@@ -30,7 +30,13 @@ from dinotrain.optim.recipe import OptimizationRecipe
 from dinotrain.reporting.environment import PACKAGES, package_version
 from dinotrain.reporting.quantities import interval_text, number_label, number_text
 from dinotrain.training.recorder import peak_memory_gb
-from dinotrain.weights.classifier_file import CLASSIFIER, ClassifierDescription, ClassifierWeights, write_classifier
+from dinotrain.weights.classifier_file import (
+    CLASSIFIER,
+    ClassifierDescription,
+    ClassifierWeights,
+    read_classifier,
+    write_classifier,
+)
 
 TASK = "finetune"
 
@@ -82,11 +88,14 @@ def show(folder: Path) -> None:
     for note in record["notes"]:
         print(f"note: {note}")
     place = shlex.quote(str(folder))
+    # Hugging Face's classes take the CLS token of one block.
+    one = read_classifier(str(folder)).description.blocks == 1
+    export = "format=hf out=exported" if one else "format=onnx out=exported.onnx"
     print(
         f"classifier: {folder / CLASSIFIER}\nreport: {folder / 'report.html'}\n\nto go on:\n"
         f"  python -m dinotrain.predict model={place} IMAGE ...\n"
         f"  python -m dinotrain.serve model={place}\n"
-        f"  python -m dinotrain.export weights={place} format=hf",
+        f"  python -m dinotrain.export weights={place} {export}",
         flush=True,
     )
 

@@ -31,10 +31,11 @@ def write(subject: Subject, path: Path) -> tuple[str, ...]:
     """
     with quietly():
         torch.export.save(traced_program(subject), path, extra_files={WORDS: json.dumps(subject.words())})
+    first, *others = TracedNetwork(subject.network, subject.head).names
     return (
         "import torch",
         f'model = torch.export.load("{path.name}").module()',
-        f"outputs = model(images)  # {', '.join(TracedNetwork(subject.network, subject.head).names)}",
+        f'{first} = model(images)["{first}"]' + (f"  # also {', '.join(others)}" if others else ""),
     )
 
 

@@ -193,7 +193,7 @@ def test_names_that_are_no_text(weights: Path, tmp_path: Path, capsys: pytest.Ca
         (("tokens=[]",), "tokens: got []"),
         (("layers=[0]",), "layers: got [0], expected a list of different numbers, 1 for the last block"),
         (("layers=[3]",), "layers: got 3, expected at most 2"),
-        (("dtype=int8",), "dtype: got 'int8', expected one of float32, float16"),
+        (("dtype=int8",), "dtype: got 'int8', expected float32 or float16"),
         (("size=18",), "size: 18 px is not a multiple of the patches of 4 px"),
         (("batch=0",), "batch: got 0"),
         (("k=0",), "k: got 0"),

@@ -56,7 +56,10 @@ def collect(file: str, rows: Iterable[Rows], numbers: Mapping[bytes, int]) -> di
     labels = np.concatenate([_labels(part) for part in parts])
     if len(bare := np.flatnonzero(labels == NO_LABEL)):
         example = printable(paths[int(bare[0])])
-        raise UserError(f"data.root: {file} has labels, but none for {example}; expected all or none")
+        raise UserError(
+            f"data.root: {file} has labels, but none for {example}; expected all or none (with data=multilabel_csv: the "
+            "separator alone, where an image has none)"
+        )
     order, names = _sorted_classes(numbers)
     return arrays | {"labels": order[labels]} | names.for_cache("classes")
 
