@@ -23,7 +23,8 @@ most used keys:
   format=table|jsonl|csv    default: table before a terminal, else jsonl; errors are a field of jsonl and csv
   form=ranked|probs         [{"label": ..., "score": ...}, ...], or {"probs": [...], "labels": [...]} (not for tables)
   top=N                     most classes of an answer; default: 5, or all with form=probs
-  threshold=P               with several labels per image: least probability; default: the classifier's own
+  threshold=P               with several labels per image: least probability of those told, 0 for all; default: the
+                            classifier's own
   batch=N device=cpu precision=bf16
   urls.seconds=10           for all of a transfer
   urls.private=true         read URLs of private and loopback addresses, too
