@@ -5,8 +5,12 @@ python -m dinotrain.serve model=PATH [key=value ...]
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from dinotrain.commands.ending import Attempt
 from dinotrain.commands.notices import plain_warnings
@@ -52,5 +56,15 @@ def _run(words: Sequence[str]) -> Status:
     return serve(words)
 
 
+def _leave(status: int) -> NoReturn:
+    """End the process, even if images are still being decoded for requests that nobody waits for any more."""
+    if threading.active_count() > 1:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

@@ -62,7 +62,8 @@ class Running:
         self.port: int = self.listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         began = threading.Event()
-        self.server = Server(create_app(self.service, log=self.lines.append), limits=server_limits, started=began.set)
+        self.guard = create_app(self.service, log=self.lines.append)
+        self.server = Server(self.guard, limits=server_limits, started=began.set)
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],), daemon=True)
         self.thread.start()
         assert began.wait(60)

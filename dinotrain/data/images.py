@@ -7,7 +7,7 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -32,6 +32,7 @@ _OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 
 _JPEG = b"\xff\xd8\xff"
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 _WHITE = (255, 255, 255)
+_BLOCK = 2**20
 
 
 def read_file(path: str | bytes) -> bytes:
@@ -58,7 +59,9 @@ def _content(file: int, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def decode(data: bytes, *, min_size: int = 1, admits: Admits | None = None) -> UInt8[np.ndarray, "H W 3"]:
+def decode(
+    data: bytes, *, min_size: int = 1, admits: Admits | None = None, formats: Sequence[str] | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
     """Decode the bytes of an image file.
 
     The EXIF orientation is applied. Transparency is composited over white. Of an animation the first frame is taken.
@@ -70,6 +73,7 @@ def decode(data: bytes, *, min_size: int = 1, admits: Admits | None = None) -> U
         min_size: least length of the shorter side, in pixels.
         admits: told the height and width of the upright image at half its size (rounded up), says whether that will
             do. JPEG files in grey or colour are decoded faster so; all else is decoded in full.
+        formats: names, as Pillow has them, of those that are taken; None for all.
 
     Raises:
         BrokenImage: not an image, cut short, too many pixels (Pillow's limit of twice `Image.MAX_IMAGE_PIXELS`),
@@ -79,14 +83,16 @@ def decode(data: bytes, *, min_size: int = 1, admits: Admits | None = None) -> U
         raise BrokenImage("empty file")
     if data.startswith(_POSTSCRIPT):
         raise BrokenImage("PostScript, a program, which is not run")
-    if data.startswith(_JPEG) and (pixels := _plain_jpeg(data, min_size, admits)) is not None:
+    is_jpeg = data.startswith(_JPEG) and (formats is None or "JPEG" in formats)
+    if is_jpeg and (pixels := _plain_jpeg(data, min_size, admits)) is not None:
         return pixels
     # Pillow's plugins raise nearly every type of error on damaged files, and warn about harmless faults.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # With its format named, damaged files are not tried in all others.
-            with Image.open(io.BytesIO(data), formats=["JPEG"] if data.startswith(_JPEG) else None) as image:
+            known = ("JPEG",) if is_jpeg else None if formats is None else tuple(formats)
+            with Image.open(io.BytesIO(data), formats=known) as image:
                 _check_size(image.size, min_size)
                 if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
                     return _jpeg(image, data, admits)
@@ -147,15 +153,33 @@ def _pixels(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
 
 def _grey_levels(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
     """Grey values of more than 8 bits -> 8 bits, rounded to nearest."""
+    levels = np.zeros(values.shape, np.uint8)
+    flat, out = values.reshape(-1), levels.reshape(-1)
     if values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 65535:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    values = values.astype(np.float64)
-    finite = np.isfinite(values)
-    if not finite.any():
-        return np.zeros(values.shape, np.uint8)
-    low, high = values[finite].min(), values[finite].max()
-    stretched = (np.where(finite, values, low) - low) * (255 / (high - low) if high > low else 0)
-    return np.rint(stretched).astype(np.uint8)
+        for block in _blocks(len(flat)):
+            out[block] = (flat[block].astype(np.uint32) + 128) // 257
+        return levels
+    low, high = _finite_range(flat)
+    if low < high:
+        for block in _blocks(len(flat)):
+            part = flat[block].astype(np.float64)
+            out[block] = np.rint((np.where(np.isfinite(part), part, low) - low) * (255 / (high - low)))
+    return levels
+
+
+def _finite_range(values: np.ndarray) -> tuple[float, float]:
+    """The least and the greatest finite value, the first being the greater where there is none."""
+    low, high = math.inf, -math.inf
+    for block in _blocks(len(values)):
+        part = values[block].astype(np.float64)
+        finite = part[np.isfinite(part)]
+        low, high = float(finite.min(initial=low)), float(finite.max(initial=high))
+    return low, high
+
+
+def _blocks(length: int) -> Iterator[slice]:
+    """Pieces of so many pixels: a copy of all of them in more bits would be many times as large as the image."""
+    return (slice(at, at + _BLOCK) for at in range(0, length, _BLOCK))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -112,13 +112,13 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     @app.get("/health", summary="Whether questions are answered", responses={200: {"model": Health}})
     async def health() -> Response:
         found = Health(
-            status="stopping" if service.stopping else "ready",
+            status=service.status,
             model=model.name,
             classes=len(model.classes),
             dim=model.backbone.dim,
             size=model.preparation.size,
         )
-        return JSONResponse(found.model_dump(), 503 if service.stopping else 200)
+        return JSONResponse(found.model_dump(), 200 if found.status == "ready" else 503)
 
     @app.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:

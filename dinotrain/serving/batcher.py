@@ -59,6 +59,8 @@ class Batcher:
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._open = True
+        self.failures = 0
+        """Batches in a row, up to the last, of which the network has failed; other threads may read it."""
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -118,11 +120,13 @@ class Batcher:
         except Exception:
             self._fail(jobs)
         else:
+            self.failures = 0
             for job, row in zip(jobs, rows, strict=True):
                 job.future.set_result(row)
 
     def _fail(self, jobs: Sequence[_Job]) -> None:
         """Whatever it was, the next batch may do well."""
+        self.failures += 1
         traceback.print_exc(file=sys.stderr)
         for job in jobs:
             job.future.set_exception(ModelFailed())

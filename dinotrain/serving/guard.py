@@ -78,8 +78,12 @@ class Guard:
             if scope["method"] in ("GET", "HEAD", "OPTIONS"):
                 await self._application(scope, receive, send)
                 return
-            with self._places.held(), ExitStack() as held:
+            with self._places.held():
+                pass  # where all are taken now, the body need not be read
+            with ExitStack() as held:
                 body = await self._body(receive, held)
+                # Not sooner: who sends slowly would take the places of those who are done with that.
+                held.enter_context(self._places.held())
                 await self._application(scope, _replayed(body, receive), send)
         except _Left:
             return

@@ -15,11 +15,11 @@ class ServerLimits:
         images: most in a request.
         request_mb: most of a request's body, in millions of bytes.
         bodies_mb: of all bodies together that are held at the same time, likewise; more are told to come later (429).
-        requests: that are read or answered at the same time; likewise.
+        requests: that are answered at the same time; likewise.
         queue: images of all requests that are waiting for their answer; likewise.
         connections: at the same time; more are closed at once.
         head_seconds: until the first line and the headers of a request have to be there.
-        body_seconds: until its body has to be there.
+        body_seconds: until its body has to be there; and that a client gets to read on in an answer.
         answer_seconds: until it has to be answered, from then on.
         stop_seconds: that requests get to be answered when the server is to end.
 

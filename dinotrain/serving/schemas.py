@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 _IMAGES = (
     "Each is base64 of an image file, with or without data:...;base64, before it; or a URL, where these are taken."
 )
 
-Images = Annotated[list[str], Field(min_length=1, description=f"Images. {_IMAGES}")]
+# Without FailFast, a fault is written down for each of a million wrong items, which takes long and much memory.
+Images = Annotated[list[str], FailFast(), Field(min_length=1, description=f"Images. {_IMAGES}")]
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_one_fault(cls, given: Any) -> Any:
+        """Of the keys that are unknown only the first: a fault is written down for each."""
+        if not isinstance(given, dict):
+            return given
+        unknown = [key for key in given if key not in cls.model_fields]
+        return {key: given[key] for key in (*cls.model_fields, *unknown[:1]) if key in given} if unknown else given
 
 
 class ScoreParams(_Request):
@@ -41,7 +51,7 @@ class ScoreRequest(_Request):
 class EmbedParams(_Request):
     """Which vectors are asked for."""
 
-    parts: Annotated[list[Literal["cls", "patch_mean"]], Field(min_length=1)] = ["cls", "patch_mean"]
+    parts: Annotated[list[Literal["cls", "patch_mean"]], FailFast(), Field(min_length=1)] = ["cls", "patch_mean"]
 
 
 class EmbedRequest(_Request):
@@ -54,7 +64,7 @@ class EmbedRequest(_Request):
 class PicturesRequest(_Request):
     """An image that is to be shown as the network sees it."""
 
-    input_data: Annotated[list[str], Field(min_length=1, max_length=1, description=f"One image. {_IMAGES}")]
+    input_data: Annotated[list[str], FailFast(), Field(min_length=1, max_length=1, description=f"One image. {_IMAGES}")]
 
 
 class Failed(BaseModel):
@@ -102,7 +112,7 @@ class Pictures(BaseModel):
 class Health(BaseModel):
     """Whether questions are answered, and about what."""
 
-    status: Literal["ready", "stopping"]
+    status: Literal["ready", "failing", "stopping"]
     model: str
     classes: int = Field(description="0 for a backbone without a classifier.")
     dim: int = Field(description="Of an embedding.")

@@ -104,6 +104,8 @@ def _protocol(limits: ServerLimits) -> type[H11Protocol]:
 
     class Protocol(H11Protocol):
         _patience: asyncio.TimerHandle | None = None
+        _unread: asyncio.TimerHandle | None = None
+        """While more is to be sent than the client has taken so far."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -121,8 +123,22 @@ def _protocol(limits: ServerLimits) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
-            if self._patience is not None:
-                self._patience.cancel()
+            for timer in (self._patience, self._unread):
+                if timer is not None:
+                    timer.cancel()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            if self._unread is None:
+                loop = asyncio.get_running_loop()
+                self._unread = loop.call_later(limits.body_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
+            self._look()
 
         def send_400_response(self, msg: str) -> None:
             if self.cycle is None or self.cycle.response_complete:
@@ -138,6 +154,12 @@ def _protocol(limits: ServerLimits) -> type[H11Protocol]:
                 self._patience.cancel()
                 self._patience = None
             elif not busy and self._patience is None:
-                self._patience = asyncio.get_running_loop().call_later(limits.head_seconds, self.transport.close)
+                self._patience = asyncio.get_running_loop().call_later(limits.head_seconds, self._give_up)
+
+        def _give_up(self) -> None:
+            """To close it would wait for the client to take what was sent."""
+            self._patience = None
+            if self._unread is None:
+                self.transport.abort()
 
     return Protocol

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from fastapi import Request
@@ -15,8 +14,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from dinotrain.intake.entry import Intake, is_url
-from dinotrain.intake.picture import decode
+from dinotrain.intake.picture import header_of, picture_of
 from dinotrain.intake.refused import Refused, Why
+from dinotrain.intake.room import Room
 from dinotrain.predicting.answer import Answers
 from dinotrain.predicting.model import Model
 from dinotrain.serving import questions
@@ -27,12 +27,17 @@ from dinotrain.serving.metrics import Metrics
 from dinotrain.serving.places import Full, Places
 from dinotrain.serving.problem import ABOUT_TO_END, GONE, Problem
 from dinotrain.serving.questions import PARTS, Questions, Views, png
+from dinotrain.serving.threads import Threads
 
 T = TypeVar("T")
 
 NOTES = "X-Image-Notes"
 """Header of answers: what there is to be said of images, each after its number."""
 _DECIMALS = 6
+_FAILING = 3
+"""Batches in a row that failed, from which on it isn't the images that are to blame."""
+_LEAST_ROOM = 100 * 10**6
+"""Pixels that are decoded at the same time, where images may have up to half of that."""
 
 
 class Ready(NamedTuple):
@@ -76,8 +81,9 @@ class Service:
         self._intake, self._questions = intake, Questions(model)
         self._places = Places(limits.queue)
         self.metrics = Metrics(lambda: self._places.taken)
-        self._decoders = ThreadPoolExecutor(decoders, "decode")
-        self._fetchers = ThreadPoolExecutor(fetchers, "fetch")
+        self._decoders, self._fetchers = Threads(decoders, "decode"), Threads(fetchers, "fetch")
+        self._fetched = asyncio.Semaphore(fetchers)
+        self._room = Room(max(2 * intake.limits.pixels, _LEAST_ROOM))
         self._batcher = Batcher(
             self._questions,
             max_batch=max_batch,
@@ -87,12 +93,19 @@ class Service:
         )
         self.stopping = False
 
+    @property
+    def status(self) -> Literal["ready", "failing", "stopping"]:
+        """Whether questions are answered."""
+        if self.stopping:
+            return "stopping"
+        return "failing" if self._batcher.failures >= _FAILING else "ready"
+
     def close(self) -> None:
         """Answer what was taken, and take no more."""
         self.stopping = True
         self._batcher.close(self.limits.stop_seconds)
         for pool in (self._decoders, self._fetchers):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.close()
 
     async def score(self, request: Request, texts: Sequence[str], answers: Answers) -> Answer:
         """The classes of images.
@@ -116,11 +129,12 @@ class Service:
 
     async def embed(self, request: Request, texts: Sequence[str], parts: Sequence[str]) -> Answer:
         """The embeddings of images; raises as `score`."""
+        wanted = dict.fromkeys(parts)
 
         def shown(row: Tensor) -> dict[str, list[float]]:
             _check_finite(row)
             found = dict(zip(PARTS, np.round(row.double().numpy(), _DECIMALS).tolist()))
-            return {part: found[part] for part in parts}
+            return {part: found[part] for part in wanted}
 
         return await self._answer(request, questions.EMBED, texts, shown)
 
@@ -136,8 +150,8 @@ class Service:
             )
         try:
             with self._places.held(len(texts)):
-                work = asyncio.gather(*(self._one(kind, text, shown) for text in texts))
-                found = await _unless_gone(request, _awaited(work), self.limits.answer_seconds)
+                work = _all(self._one(kind, text, shown) for text in texts)
+                found = await _unless_gone(request, work, self.limits.answer_seconds)
         except Full as error:
             raise Problem(429, "too many images are waiting; try again later") from error
         except ModelFailed as error:
@@ -148,21 +162,31 @@ class Service:
         return _joined(found)
 
     async def _one(self, kind: str, text: str, shown: Callable[[Any], Any]) -> Ready | Refused:
-        loop = asyncio.get_running_loop()
         try:
-            data = await loop.run_in_executor(self._fetchers, self._intake.read, text) if is_url(text) else None
-            pixels, note = await loop.run_in_executor(self._decoders, self._prepared, kind, text, data)
+            if is_url(text):
+                pixels, note = await self._fetched_and_prepared(kind, text)
+            else:
+                pixels, note = await self._decoders.run(self._prepared, kind, text, None)
         except Refused as refused:
             return refused
         row = await asyncio.wrap_future(self._batcher.submit(kind, pixels))
         # Numbers are told sooner than a thread is woken; PNG files are not.
-        value = await loop.run_in_executor(self._decoders, shown, row) if kind == questions.PICTURES else shown(row)
+        value = await self._decoders.run(shown, row) if kind == questions.PICTURES else shown(row)
         return Ready(value, note)
+
+    async def _fetched_and_prepared(self, kind: str, url: str) -> tuple[UInt8[Tensor, "3 S S"], str | None]:
+        """Files that came are no part of the bodies' limit, so that few of them may wait to be decoded."""
+        async with self._fetched:
+            data = await self._fetchers.run(self._intake.read, url)
+            return await self._decoders.run(self._prepared, kind, url, data)
 
     def _prepared(self, kind: str, text: str, data: bytes | None) -> tuple[UInt8[Tensor, "3 S S"], str | None]:
         """The input of the network; `data` is None of what is not fetched."""
-        picture = decode(self._intake.read(text) if data is None else data, self._intake.limits)
-        return self._questions.preparation(kind).pixels(picture.pixels), picture.note
+        data, limits = self._intake.read(text) if data is None else data, self._intake.limits
+        header = header_of(data, limits)
+        with self._room.held(header.width * header.height):
+            picture = picture_of(data, header, limits)
+            return self._questions.preparation(kind).pixels(picture.pixels), picture.note
 
     def _count(self, found: Sequence[Ready | Refused]) -> None:
         for each in found:
@@ -201,8 +225,15 @@ def _encoded(views: Views) -> dict[str, Any]:
     return {"image": image, "pca": pca, "attention": {"mean": mean_map, "heads": heads}}
 
 
-async def _awaited(work: asyncio.Future[T]) -> T:
-    return await work
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all; where one raises, the others are ended."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T], seconds: float) -> T:

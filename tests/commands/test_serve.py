@@ -259,6 +259,15 @@ def test_a_signal_lets_requests_that_have_begun_be_answered(model: Path, number:
     assert running.output.read_text() == ""
 
 
+def test_threads_that_are_still_at_work_do_not_hold_up_the_end() -> None:
+    program = (
+        "import threading, time; from dinotrain.serve import _leave\n"
+        "threading.Thread(target=time.sleep, args=(10_000,)).start(); print('stopped'); _leave(3)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "stopped\n", "")
+
+
 def refused(capfd: pytest.CaptureFixture[str], *words: str) -> str:
     assert main(words) == 1
     err = capfd.readouterr().err

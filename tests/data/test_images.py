@@ -222,3 +222,19 @@ def test_a_file_that_does_not_say_how_long_it_is() -> None:
 def test_the_ending_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "really_png.jpg").write_bytes(_encoded(Image.fromarray(_picture())))
     assert (decode(read_file(str(tmp_path / "really_png.jpg"))) == _picture()).all()
+
+
+def test_only_the_formats_that_are_asked_for_are_read() -> None:
+    for file_format in ("PNG", "JPEG"):
+        data = _encoded(Image.fromarray(_picture()), file_format)
+        assert (decode(data, formats=["GIF", file_format]) == decode(data)).all()
+        with pytest.raises(BrokenImage, match="not an image"):
+            decode(data, formats=["GIF"])
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_large_grey_images_are_as_small_ones(dtype: type) -> None:
+    row = np.linspace(0, 65535, 1200).astype(dtype)
+    small, large = (decode(_encoded(Image.fromarray(np.tile(row, (rows, 1))), "TIFF")) for rows in (2, 1100))
+    assert (large == small[:1]).all()
+    assert (small.min(), small.max()) == (0, 255)

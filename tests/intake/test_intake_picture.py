@@ -113,3 +113,22 @@ def test_cameras_previews_are_no_animation() -> None:
     frame = Image.fromarray(pixels())
     frame.save(out, "MPO", save_all=True, append_images=[frame.resize((10, 8))])
     assert decode(out.getvalue(), LIMITS).note is None
+
+
+def _scans(data: bytes, count: int) -> bytes:
+    """A progressive JPEG whose last scan is there so many times more."""
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + b"\xff\xd9"
+
+
+def test_jpeg_files_with_very_many_scans_are_refused() -> None:
+    data = encoded(format="JPEG", progressive=True)
+    assert np.array_equal(decode(data, LIMITS).pixels, images.decode(data))
+    assert refusal(_scans(data, 200)).reason.startswith("a progressive JPEG of more than 100 scans")
+
+
+def test_pillows_own_limit_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    refused = refusal(png_header(2000, 2000))
+    assert refused.why is Why.TOO_LARGE
+    assert refused.reason == "more than 2 megapixels, the most that is taken"

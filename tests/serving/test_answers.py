@@ -153,3 +153,25 @@ def test_requests_are_logged_on_a_line_and_counted(start: Start) -> None:
     assert running.metric("dinotrain_batch_images_sum") == 1
     assert running.metric('dinotrain_request_seconds_count{path="/score"}') == 1
     assert running.metric("dinotrain_queue_images") == 0
+
+
+def test_a_model_that_fails_again_and_again_is_told(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    running = start()
+    black = base64.b64encode(color(0, 0, 0)).decode()
+    assert [running.post("/score", black).status_code for _ in range(2)] == [500, 500]
+    assert running.client.get("/health").status_code == 200
+    assert running.post("/score", black).status_code == 500
+    health = running.client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (503, "failing")
+    assert running.post("/score", TEXTS[0]).status_code == 200
+    assert running.client.get("/health").json()["status"] == "ready"
+    assert "CUDA error" in capfd.readouterr().err
+
+
+def test_images_of_a_request_that_failed_are_not_asked_about(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    running = start(max_batch=1)
+    black = base64.b64encode(color(0, 0, 0)).decode()
+    assert running.post("/score", black, *TEXTS * 20).status_code == 500
+    assert running.post("/score", TEXTS[0]).status_code == 200
+    assert running.metric("dinotrain_queue_images") == 0
+    assert "CUDA error" in capfd.readouterr().err

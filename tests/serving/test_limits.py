@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import socket
 import time
@@ -12,9 +13,11 @@ from typing import Any
 import httpx
 import pytest
 from image_files import color, png_header
+from pydantic import ValidationError
 from running_server import Running, Start
 
 from dinotrain.serving.limits import ServerLimits
+from dinotrain.serving.schemas import EmbedRequest, PicturesRequest, ScoreRequest
 
 TEXT = base64.b64encode(color(200, 30, 30)).decode()
 BODY = json.dumps({"input_data": [TEXT]}).encode()
@@ -164,10 +167,10 @@ def test_bodies_do_not_fill_the_memory(start: Start) -> None:
     running = start(limits={"request_mb": 1.0, "bodies_mb": 1.5})
     with running.raw() as connection:
         connection.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n" + bytes(900_000))
-        answer = running.post("/score", "A" * 800_000)
-        while answer.status_code == 422:  # it came before the other
-            answer = running.post("/score", "A" * 800_000)
-        assert answer.status_code == 429
+        end = time.monotonic() + 60
+        while running.guard._bytes.taken < 900_000 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert running.post("/score", "A" * 800_000).status_code == 429
         assert running.post("/score", TEXT).status_code == 200
     # What the other held is free again when it has gone.
     running.until('dinotrain_requests_total{path="/score",status="499"}', 1)
@@ -250,3 +253,51 @@ def test_the_end_does_not_wait_for_ever(start: Start, capfd: pytest.CaptureFixtu
 def test_limits_have_bounds(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: got"):
         ServerLimits(**wrong)
+
+
+def test_a_million_mistakes_are_told_as_one(usual: Running) -> None:
+    bodies = {
+        "/score": b'{"input_data": [' + b"1," * 1_000_000 + b"1]}",
+        "/pictures": b'{"input_data": [' + b"1," * 1_000_000 + b"1]}",
+        "/embed": b'{"input_data": ["x"], "params": {"parts": [' + b"1," * 1_000_000 + b"1]}}",
+    }
+    for path, body in bodies.items():
+        answer = usual.client.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422
+        assert answer.json()["error"].startswith(("input_data.0: expected", "params.parts.0: expected"))
+
+
+def test_all_mistakes_of_a_kind_are_not_written_down() -> None:
+    unknown = {f"key{number}": number for number in range(1000)}
+    for model, given in (
+        (ScoreRequest, {"input_data": ["x"], **unknown}),
+        (ScoreRequest, {"input_data": ["x"], "params": unknown}),
+        (EmbedRequest, {"input_data": ["x"], "params": {"parts": [1] * 1000}}),
+        (PicturesRequest, {"input_data": [1] * 1000}),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            model.model_validate(given)
+        assert caught.value.error_count() == 1
+
+
+def test_who_sends_slowly_takes_no_place(start: Start) -> None:
+    running = start(limits={"requests": 1})
+    with running.raw() as connection:
+        connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
+        while not running.server.server_state.tasks:
+            time.sleep(0.01)
+        assert running.post("/score", TEXT).status_code == 200
+
+
+@pytest.mark.parametrize("times", [1, 2000])
+def test_who_does_not_read_is_left(start: Start, times: int) -> None:
+    running = start(limits={"head_seconds": 0.3, "body_seconds": 0.3})
+    with running.raw() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(0.5)
+        with contextlib.suppress(OSError):  # it is left before all is sent
+            connection.sendall(b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\n" * times)
+        end = time.monotonic() + 60
+        while running.server.server_state.connections:
+            assert time.monotonic() < end
+            time.sleep(0.02)

@@ -57,7 +57,7 @@ def collect(file: str, rows: Iterable[Rows], numbers: Mapping[bytes, int]) -> di
     if len(bare := np.flatnonzero(labels == NO_LABEL)):
         example = printable(paths[int(bare[0])])
         raise UserError(
-            f"data.root: {file} has labels, but none for {example}; expected all or none (with data=multilabel_csv: the "
+            f"data.root: {file} has labels, but none for {example}; expected all or none (data=multilabel_csv: the "
             "separator alone, where an image has none)"
         )
     order, names = _sorted_classes(numbers)
