@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from dinotrain.commands.ending import Attempt
-from dinotrain.commands.notices import plain_warnings
+from dinotrain.commands.entry import begin, print_config
 from dinotrain.errors import Status
 
 HELP = """\
@@ -43,13 +43,7 @@ options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status, see `dinotrain.errors.Status`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(HELP)
-        return Status.DONE if words else Status.USAGE
-    attempt = Attempt(interrupted="stopped; what is done is kept, the same command goes on")
-    with plain_warnings():
-        return attempt.carry_out(lambda: _run(words, attempt))
+    return begin(_run, arguments, help_text=HELP, interrupted="stopped; what is done is kept, the same command goes on")
 
 
 def _run(words: Sequence[str], attempt: Attempt) -> Status:
@@ -57,12 +51,7 @@ def _run(words: Sequence[str], attempt: Attempt) -> Status:
 
     overrides = overrides_of([word for word in words if word != "--config"])
     if "--config" in words:
-        from omegaconf import OmegaConf
-
-        from dinotrain.commands.config import compose_config, without_secrets
-
-        print(OmegaConf.to_yaml(without_secrets(compose_config("embed", overrides))), end="")
-        return Status.DONE
+        return print_config("embed", overrides)
     from dinotrain.commands.embedding import embed
 
     return embed(overrides, attempt)

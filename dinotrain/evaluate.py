@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from dinotrain.commands.ending import Attempt
-from dinotrain.commands.notices import plain_warnings
-from dinotrain.errors import Status, UserError
+from dinotrain.commands.entry import begin, overrides_of, print_config
+from dinotrain.errors import Status
 
 HELP = """\
 usage: python -m dinotrain.evaluate task=NAME weights=PATH data=NAME data.root=PATH [key=value ...]
@@ -50,13 +50,7 @@ options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status, see `dinotrain.errors.Status`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(HELP)
-        return Status.DONE if words else Status.USAGE
-    attempt = Attempt(interrupted="stopped; the results of finished tasks are kept")
-    with plain_warnings():
-        return attempt.carry_out(lambda: _run(words, attempt))
+    return begin(_run, arguments, help_text=HELP, interrupted="stopped; the results of finished tasks are kept")
 
 
 def _run(words: Sequence[str], attempt: Attempt) -> Status:
@@ -68,17 +62,9 @@ def _run(words: Sequence[str], attempt: Attempt) -> Status:
         from dinotrain.commands.watching import watch
 
         return watch(words[1:], attempt).status
-    overrides = [word for word in words if word != "--config"]
-    unknown = [word for word in overrides if word.startswith("-") or "=" not in word]
-    if unknown:
-        raise UserError(f"{unknown[0]}: expected key=value, compare or watch; --help lists the most used keys")
-    from dinotrain.commands.config import compose_config, without_secrets
-
+    overrides = overrides_of(words, others=", compare or watch")
     if "--config" in words:
-        from omegaconf import OmegaConf
-
-        print(OmegaConf.to_yaml(without_secrets(compose_config("evaluate", overrides))), end="")
-        return Status.DONE
+        return print_config("evaluate", overrides)
     from dinotrain.commands.evaluation import evaluate
 
     return evaluate(overrides, attempt).status

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from dinotrain.commands.ending import Attempt
-from dinotrain.commands.notices import plain_warnings
-from dinotrain.errors import Status, UserError
+from dinotrain.commands.entry import begin, overrides_of, print_config
+from dinotrain.errors import Status
 
 HELP = """\
 usage: python -m dinotrain.export weights=PATH format=NAME out=PATH [key=value ...]
@@ -43,31 +43,17 @@ options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status, see `dinotrain.errors.Status`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(HELP)
-        return Status.DONE if words else Status.USAGE
-    attempt = Attempt(interrupted="stopped; formats that are not finished were not kept")
-    with plain_warnings():
-        return attempt.carry_out(lambda: _run(words))
+    return begin(_run, arguments, help_text=HELP, interrupted="stopped; formats that are not finished were not kept")
 
 
-def _run(words: Sequence[str]) -> Status:
-    overrides = [word for word in words if word != "--config"]
-    unknown = [word for word in overrides if word.startswith("-") or "=" not in word]
-    if unknown:
-        raise UserError(f"{unknown[0]}: expected key=value; --help lists the most used keys")
-    from dinotrain.commands.config import compose_config
-
-    config = compose_config("export", overrides)
+def _run(words: Sequence[str], attempt: Attempt) -> Status:
+    overrides = overrides_of(words)
     if "--config" in words:
-        from omegaconf import OmegaConf
-
-        print(OmegaConf.to_yaml(config), end="")
-        return Status.DONE
+        return print_config("export", overrides)
+    from dinotrain.commands.config import compose_config
     from dinotrain.commands.export import export
 
-    return export(config)
+    return export(compose_config("export", overrides))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from dinotrain.commands.ending import Attempt
-from dinotrain.commands.notices import plain_warnings
-from dinotrain.errors import Status, UserError
+from dinotrain.commands.entry import begin, overrides_of, print_config
+from dinotrain.errors import Status
 
 HELP = """\
 usage: python -m dinotrain.finetune weights=PATH data=NAME data.root=PATH [key=value ...]
@@ -42,27 +42,13 @@ options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status, see `dinotrain.errors.Status`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(HELP)
-        return Status.DONE if words else Status.USAGE
-    attempt = Attempt()
-    with plain_warnings():
-        return attempt.carry_out(lambda: _run(words, attempt))
+    return begin(_run, arguments, help_text=HELP, interrupted="stopped before the first step; nothing to save")
 
 
 def _run(words: Sequence[str], attempt: Attempt) -> Status:
-    overrides = [word for word in words if word != "--config"]
-    unknown = [word for word in overrides if word.startswith("-") or "=" not in word]
-    if unknown:
-        raise UserError(f"{unknown[0]}: expected key=value; --help lists the most used keys")
-    from dinotrain.commands.config import compose_config, without_secrets
-
+    overrides = overrides_of(words)
     if "--config" in words:
-        from omegaconf import OmegaConf
-
-        print(OmegaConf.to_yaml(without_secrets(compose_config("finetune", overrides))), end="")
-        return Status.DONE
+        return print_config("finetune", overrides)
     from dinotrain.commands.finetuning import finetuned
 
     return finetuned(overrides, attempt).status

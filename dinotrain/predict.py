@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from dinotrain.commands.ending import Attempt
-from dinotrain.commands.notices import plain_warnings
+from dinotrain.commands.entry import begin
 from dinotrain.errors import Status
 
 HELP = """\
@@ -37,15 +37,10 @@ options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status, see `dinotrain.errors.Status`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(HELP)
-        return Status.DONE if words else Status.USAGE
-    with plain_warnings():
-        return Attempt(interrupted="stopped").carry_out(lambda: _run(words))
+    return begin(_run, arguments, help_text=HELP, interrupted="stopped")
 
 
-def _run(words: Sequence[str]) -> Status:
+def _run(words: Sequence[str], attempt: Attempt) -> Status:
     from dinotrain.commands.prediction import predict
 
     return predict(words)

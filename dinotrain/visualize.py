@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from dinotrain.commands.ending import Attempt
-from dinotrain.commands.notices import plain_warnings
-from dinotrain.errors import Status
+from dinotrain.commands.entry import begin, print_config
+from dinotrain.errors import Status, UserError
 
 HELP = """\
 usage: python -m dinotrain.visualize weights=PATH IMAGE ... out=FOLDER [key=value ...]
@@ -39,29 +39,17 @@ options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status, see `dinotrain.errors.Status`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(HELP)
-        return Status.DONE if words else Status.USAGE
-    attempt = Attempt(interrupted="stopped")
-    with plain_warnings():
-        return attempt.carry_out(lambda: _run(words, attempt))
+    return begin(_run, arguments, help_text=HELP, interrupted="stopped")
 
 
 def _run(words: Sequence[str], attempt: Attempt) -> Status:
     from dinotrain.commands.visualization_words import parted
-    from dinotrain.errors import UserError
 
     if attempt.place is not None and attempt.place.size > 1:
         raise UserError(f"this is for one process; got {attempt.place.size}")
     overrides, images = parted([word for word in words if word != "--config"])
     if "--config" in words:
-        from omegaconf import OmegaConf
-
-        from dinotrain.commands.config import compose_config, without_secrets
-
-        print(OmegaConf.to_yaml(without_secrets(compose_config("visualize", overrides))), end="")
-        return Status.DONE
+        return print_config("visualize", overrides)
     from dinotrain.commands.visualization import visualize
 
     return visualize(overrides, images)

@@ -11,7 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dinotrain.commands.build import build
-from dinotrain.commands.config import compose_config, without_secrets
+from dinotrain.commands.config import compose_config
+from dinotrain.commands.entry import print_config
 from dinotrain.commands.prediction_model import classifier_model
 from dinotrain.commands.prediction_options import PredictionOptions
 from dinotrain.commands.prediction_words import split_words
@@ -35,10 +36,9 @@ def predict(words: Sequence[str]) -> Status:
         UserError: with one line, for what the user can put right.
     """
     typed = split_words(words, example=EXAMPLE)
-    config = compose_config("predict", typed.overrides)
     if typed.config:
-        print(OmegaConf.to_yaml(without_secrets(config)), end="")
-        return Status.DONE
+        return print_config("predict", typed.overrides)
+    config = compose_config("predict", typed.overrides)
     if not typed.others:
         raise UserError("images: got none, expected files, folders, URLs, or - for base64 on standard input")
     options = options_of(config, PredictionOptions, GROUPS)

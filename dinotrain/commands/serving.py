@@ -6,11 +6,12 @@ import socket
 from collections.abc import Sequence
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dinotrain.commands.backbone_request import BackboneRequest
 from dinotrain.commands.build import build
-from dinotrain.commands.config import compose_config, without_secrets
+from dinotrain.commands.config import compose_config
+from dinotrain.commands.entry import print_config
 from dinotrain.commands.evaluation_input import input_of
 from dinotrain.commands.frozen import frozen_backbone
 from dinotrain.commands.prediction import options_of
@@ -42,10 +43,9 @@ def serve(words: Sequence[str]) -> Status:
         raise UserError(f"{typed.others[0]}: expected key=value; --help lists the most used keys")
     for module in ("fastapi", "uvicorn", "prometheus_client"):
         require(module, extra="serve", what="serve")
-    config = compose_config("serve", typed.overrides)
     if typed.config:
-        print(OmegaConf.to_yaml(without_secrets(config)), end="")
-        return Status.DONE
+        return print_config("serve", typed.overrides)
+    config = compose_config("serve", typed.overrides)
     options: ServingOptions = options_of(config, ServingOptions, GROUPS)
     intake = Intake(limits=build(config.image_limits), fetcher=build(config.urls).fetcher)
     limits = build(config.limits)
