@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -22,7 +23,7 @@ def begin(run: Run, arguments: Sequence[str] | None, *, help_text: str, interrup
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
-        print(help_text)
+        show(f"{help_text}\n")
         return Status.DONE if words else Status.USAGE
     attempt = Attempt(interrupted)
     with plain_warnings():
@@ -51,5 +52,14 @@ def print_config(root: str, overrides: Sequence[str]) -> Status:
 
     from dinotrain.commands.config import compose_config, without_secrets
 
-    print(OmegaConf.to_yaml(without_secrets(compose_config(root, overrides))), end="")
+    show(OmegaConf.to_yaml(without_secrets(compose_config(root, overrides))))
     return Status.DONE
+
+
+def show(text: str) -> None:
+    """Print it, as far as whoever reads wants it: `--help | head` is no mistake."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        # Python would write what is left at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
