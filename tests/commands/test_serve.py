@@ -225,7 +225,11 @@ def test_the_page_shows_classes_and_pictures_in_a_browser(served: Served, tmp_pa
     words = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     words += ["--virtual-time-budget=20000", "--window-size=1000,1100"]
     page = f"{served.url}/#example"
-    found = subprocess.run([*words, "--dump-dom", page], capture_output=True, text=True, timeout=300).stdout
+    found = ""
+    for _ in range(5):  # on a busy machine the browser's own clock may run out before the answer comes
+        found = subprocess.run([*words, "--dump-dom", page], capture_output=True, text=True, timeout=300).stdout
+        if found.count('alt="Attention, ') == 3:
+            break
     assert found.count("<progress") == len(CLASSES)
     assert found.count('alt="Attention, ') == 3
     assert "Most likely: " in found
